@@ -79,7 +79,8 @@ export function notFound(what: string): ConnectError {
 export function reasonOf(error: unknown): ErrorReason | undefined {
   if (!(error instanceof ConnectError)) return undefined;
   const name = error.findDetails(ErrorInfoSchema).find((info) => info.domain === errorDomain)?.reason;
-  return name === undefined ? undefined : ErrorReasonSchema.values.find((value) => value.name === prefix + name)?.number;
+  if (name === undefined) return undefined;
+  return ErrorReasonSchema.values.find((value) => value.name === prefix + name)?.number as ErrorReason | undefined;
 }
 
 /** `NOT_FOUND` for ErrorReason.NOT_FOUND. */
