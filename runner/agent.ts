@@ -1,0 +1,115 @@
+import { type PermissionResult, type Query, query, type SDKMessage, type SDKUserMessage } from "@anthropic-ai/claude-agent-sdk";
+import type { JsonObject } from "@bufbuild/protobuf";
+
+/** One tool call before it runs. `agentId` names the sub-agent that makes it. */
+export type ToolCall = { toolUseId: string; toolName: string; input: JsonObject; agentId: string | undefined; signal: AbortSignal };
+export type Decision = { allow: boolean; updatedInput?: JsonObject; message: string };
+
+export type AgentOptions = {
+  claudePath: string;
+  cwd: string;
+  model: string;
+  planMode: boolean;
+  environment: Record<string, string>;
+  /** The conversation to take up again; empty starts a new one. */
+  resume: string;
+  decide(call: ToolCall): Promise<Decision>;
+  onMessage(message: SDKMessage): void;
+  onStderr(text: string): void;
+};
+
+/** The `claude` program behind the few things Carrel needs of it. One process, one conversation, many turns. */
+export type Agent = {
+  prompt(text: string): void;
+  interrupt(): Promise<void>;
+  /** Resolves when the process is gone; with the error it went by, if any. */
+  ended: Promise<Error | undefined>;
+  stop(): void;
+};
+
+const questionTool = "AskUserQuestion";
+/** Hooks are answered at once: they only send every call to `decide`, which may take days. */
+const hookSeconds = 60;
+
+export function startAgent(options: AgentOptions): Agent {
+  const prompts = createPromptQueue();
+  const stopping = new AbortController();
+  const session: Query = query({
+    prompt: prompts.messages(),
+    options: {
+      pathToClaudeCodeExecutable: options.claudePath,
+      cwd: options.cwd,
+      env: options.environment,
+      abortController: stopping,
+      // Nothing in the workspace or the home configures the agent: not settings, not hooks, not MCP servers.
+      settingSources: [],
+      strictMcpConfig: true,
+      permissionMode: options.planMode ? "plan" : "default",
+      includePartialMessages: true,
+      ...(options.model ? { model: options.model } : {}),
+      ...(options.resume ? { resume: options.resume } : {}),
+      stderr: options.onStderr,
+      // The agent would let some calls pass by itself; asking is forced for every one, those of sub-agents included.
+      hooks: { PreToolUse: [{ timeout: hookSeconds, hooks: [() => Promise.resolve(ask)] }] },
+      canUseTool: (toolName, input, { signal, toolUseID, agentID }) =>
+        options.decide({ toolUseId: toolUseID, toolName, input: input as JsonObject, agentId: agentID, signal }).then((decision) => permission(toolName, input, decision)),
+    },
+  });
+  return {
+    prompt: prompts.add,
+    interrupt: async () => void (await session.interrupt()),
+    ended: consume(session, options.onMessage),
+    stop() {
+      prompts.end();
+      stopping.abort();
+    },
+  };
+}
+
+const ask = { hookSpecificOutput: { hookEventName: "PreToolUse" as const, permissionDecision: "ask" as const } };
+
+function permission(toolName: string, input: Record<string, unknown>, decision: Decision): PermissionResult {
+  if (!decision.allow) return { behavior: "deny", message: decision.message };
+  // An answered question is the agent's own input with the answers added; an edited call replaces its input.
+  const updated = toolName === questionTool ? { ...input, ...decision.updatedInput } : (decision.updatedInput ?? input);
+  return { behavior: "allow", updatedInput: updated };
+}
+
+async function consume(session: Query, onMessage: (message: SDKMessage) => void): Promise<Error | undefined> {
+  try {
+    for await (const message of session) onMessage(message);
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error));
+  }
+}
+
+function createPromptQueue() {
+  const waiting: string[] = [];
+  let wake = (): void => undefined;
+  let ended = false;
+  async function* messages(): AsyncGenerator<SDKUserMessage> {
+    for (;;) {
+      const text = waiting.shift();
+      if (text !== undefined) {
+        yield { type: "user", message: { role: "user", content: [{ type: "text", text }] }, parent_tool_use_id: null, session_id: "" };
+        continue;
+      }
+      if (ended) return;
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+    }
+  }
+  return {
+    messages,
+    add(text: string): void {
+      waiting.push(text);
+      wake();
+    },
+    end(): void {
+      ended = true;
+      wake();
+    },
+  };
+}

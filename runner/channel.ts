@@ -1,0 +1,195 @@
+import net from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import type { Command } from "../gen/carrel/runner/v1/command_pb.ts";
+import { type AttachResponse, PushDeltasRequestSchema, type PushDeltasRequest, type RunnerEventSchema, RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
+import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import type { DecideToolRequest } from "../gen/carrel/runner/v1/runner_service_pb.ts";
+import type { DeltaInit, PayloadKind } from "./translate.ts";
+
+type RunnerEventInit = MessageInitShape<typeof RunnerEventSchema>;
+
+/** The one way out of the sandbox. Every call is repeated until the control plane answers; it may be restarting. */
+export type Channel = {
+  attached: AttachResponse;
+  /** Adds events in order; they are committed soon after, batch by batch. */
+  append(events: readonly PayloadKind[]): void;
+  /** Resolves when everything appended so far is committed. */
+  flushed(): Promise<void>;
+  pushDelta(delta: DeltaInit): void;
+  decide(call: Pick<DecideToolRequest, "toolUseId" | "toolName" | "parentToolUseId"> & { input: DecideToolRequest["input"] }): ReturnType<Client<typeof RunnerService>["decideTool"]>;
+  /** Follows the commands until the channel ends; each is given to `onCommand` once and in order. */
+  follow(onCommand: (command: Command) => void): Promise<void>;
+  detach(reason: string, exitCode: number): Promise<void>;
+};
+
+/** The lease is gone: another runner acts for the session. This one must stop at once. */
+export class Fenced extends Error {}
+
+const batchEvents = 200;
+/** Committed bytes wait nowhere; uncommitted ones wait here while the control plane is away. */
+const mostWaiting = 100_000;
+
+export async function openChannel(socketPath: string, attachToken: string): Promise<Channel> {
+  const transport = createConnectTransport({
+    baseUrl: "http://carrel.internal",
+    httpVersion: "2",
+    useBinaryFormat: true,
+    readMaxBytes: 16 * 1024 * 1024,
+    nodeOptions: { createConnection: () => net.connect(socketPath) },
+    interceptors: [
+      (next) => (request) => {
+        if (leaseToken) request.header.set("authorization", `Bearer ${leaseToken}`);
+        return next(request);
+      },
+    ],
+  });
+  let leaseToken = "";
+  const client = createClient(RunnerService, transport);
+  const attached = await persistently(() => client.attach({ attachToken }));
+  leaseToken = attached.leaseToken;
+  const lease = { sessionId: attached.sessionId, epoch: attached.epoch };
+  let handledCommand = 0;
+  const log = createAppender(client, lease, attached.manifest?.heartbeatMs ?? 10_000, () => handledCommand);
+  const deltas = createDeltaPipe(client, lease);
+
+  return {
+    attached,
+    append: log.append,
+    flushed: log.flushed,
+    pushDelta: deltas.push,
+    decide: (call) => persistently(() => client.decideTool({ ...lease, ...call })),
+    async follow(onCommand) {
+      for (;;) {
+        await persistently(async () => {
+          for await (const { item } of client.watchCommands({ ...lease, afterCommandId: handledCommand })) {
+            if (item.case !== "command" || item.value.id <= handledCommand) continue;
+            handledCommand = item.value.id;
+            onCommand(item.value);
+          }
+        });
+      }
+    },
+    async detach(reason, exitCode) {
+      await log.flushed();
+      await persistently(() => client.detach({ ...lease, reason: reason.slice(0, 2000), exitCode }));
+      log.stop();
+    },
+  };
+}
+
+type Lease = { sessionId: string; epoch: number };
+
+function createAppender(client: Client<typeof RunnerService>, lease: Lease, heartbeatMs: number, ackedCommandId: () => number) {
+  const waiting: RunnerEventInit[] = [];
+  let committed = 0;
+  let sending: Promise<void> | undefined;
+  let failure: unknown;
+  let lastSent = performance.now();
+
+  const send = async (): Promise<void> => {
+    do {
+      const events = waiting.slice(0, batchEvents);
+      const answer = await persistently(() =>
+        client.appendEvents({ ...lease, firstRunnerSeq: committed + 1, events, ackedCommandId: ackedCommandId() }),
+      );
+      waiting.splice(0, Math.max(0, answer.lastRunnerSeq - committed));
+      committed = Math.max(committed, answer.lastRunnerSeq);
+      lastSent = performance.now();
+    } while (waiting.length > 0);
+  };
+  const pump = (): void => {
+    sending ??= send().then(
+      () => {
+        sending = undefined;
+      },
+      (error: unknown) => {
+        // Fencing ends the process; it is thrown where the process waits for it.
+        failure = error;
+        process.exit(fencedExit(error));
+      },
+    );
+  };
+  const timer = setInterval(() => {
+    if (performance.now() - lastSent >= heartbeatMs - 50) pump();
+  }, heartbeatMs / 2);
+
+  return {
+    append(kinds: readonly PayloadKind[]): void {
+      for (const kind of kinds) waiting.push({ createdAtMs: Date.now(), payload: { kind } });
+      if (waiting.length > mostWaiting) throw new Error("the control plane has been away for too long: too many events wait");
+      if (kinds.length > 0) pump();
+    },
+    async flushed(): Promise<void> {
+      while (sending) await sending;
+      if (failure) throw failure;
+    },
+    stop: () => clearInterval(timer),
+  };
+}
+
+/** 0 when fenced: the session goes on without this runner, and nothing is wrong. */
+function fencedExit(error: unknown): number {
+  process.stderr.write(`runner: ${error instanceof Error ? error.message : String(error)}\n`);
+  return error instanceof Fenced ? 0 : 1;
+}
+
+/** Deltas go out as they come, in one stream; while it is broken they are dropped, because their events will follow. */
+function createDeltaPipe(client: Client<typeof RunnerService>, lease: Lease) {
+  let waiting: DeltaInit[] = [];
+  let wake = (): void => undefined;
+  let open = false;
+
+  async function* requests(): AsyncGenerator<PushDeltasRequest> {
+    for (;;) {
+      if (waiting.length === 0) {
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+        continue;
+      }
+      const deltas = waiting.splice(0, 500);
+      yield create(PushDeltasRequestSchema, { ...lease, deltas });
+    }
+  }
+  const run = async (): Promise<void> => {
+    open = true;
+    waiting = [];
+    try {
+      await client.pushDeltas(requests());
+    } catch (error) {
+      process.stderr.write(`runner: delta stream closed: ${ConnectError.from(error).message}\n`);
+    }
+    await sleep(500);
+    open = false;
+  };
+  return {
+    push(delta: DeltaInit): void {
+      if (!open) void run();
+      waiting.push(delta);
+      wake();
+    },
+  };
+}
+
+/** Tries until it is answered. Only refusals that no repetition can change are thrown. */
+async function persistently<T>(call: () => Promise<T>): Promise<T> {
+  for (let pauseMs = 25; ; pauseMs = Math.min(pauseMs * 2, 1_000)) {
+    try {
+      return await call();
+    } catch (error) {
+      const refusal = ConnectError.from(error);
+      if (reasonOf(refusal) === "FENCED") throw new Fenced("the lease is gone");
+      if (!passing.has(refusal.code)) throw error;
+      await sleep(pauseMs * (0.5 + Math.random() / 2));
+    }
+  }
+}
+
+const passing: ReadonlySet<Code> = new Set([Code.Unavailable, Code.Canceled, Code.Aborted, Code.DeadlineExceeded, Code.Unknown, Code.Internal, Code.ResourceExhausted]);
+
+function reasonOf(error: ConnectError): string | undefined {
+  return error.findDetails(ErrorInfoSchema)[0]?.reason;
+}

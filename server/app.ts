@@ -1,0 +1,292 @@
+// The composition root: the only file that constructs things. Tests build the same app as production.
+import { hash } from "node:crypto";
+import { access, mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
+import { createValidateInterceptor } from "@connectrpc/validate";
+import { RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
+import { ChannelService } from "../gen/carrel/v1/channel_service_pb.ts";
+import { CredentialService } from "../gen/carrel/v1/credential_service_pb.ts";
+import { RegistrationService } from "../gen/carrel/v1/registration_service_pb.ts";
+import { SessionService } from "../gen/carrel/v1/session_service_pb.ts";
+import { createLedger } from "./broker/ledger.ts";
+import { createModelGateway } from "./broker/model-gateway.ts";
+import { readPriceTable } from "./broker/prices.ts";
+import { createBell } from "./bell.ts";
+import { createChannelActions } from "./channel/actions.ts";
+import { createChangedSessions } from "./channel/changed-sessions.ts";
+import { decide, derivePattern, parsePattern, patternMatches } from "./channel/permissions-temp.ts";
+import { createChannelService } from "./channel/service.ts";
+import type { Config } from "./config.ts";
+import { createOpenedCredentials } from "./credentials/opened.ts";
+import { createCredentialService } from "./credentials/service.ts";
+import { hasCredential } from "./credentials/store.ts";
+import { connectDatabase, verifyDurability } from "./db/connect.ts";
+import { startEmbeddedPostgres } from "./db/embedded.ts";
+import { createListener } from "./db/listen.ts";
+import { migrateToLatest } from "./db/migrate.ts";
+import { peekProtocol } from "./http/preface.ts";
+import { createHttpServer } from "./http/server.ts";
+import { createAuthorizationGate, createAuthorizationInterceptor, createAuthorizer, requireUser } from "./identity/authorize.ts";
+import { untilExpiry } from "./identity/expiry.ts";
+import { createLocalVerifier, type LocalIssuer, openLocalIssuer } from "./identity/local-issuer.ts";
+import { createOidcIssuer } from "./identity/oidc.ts";
+import { createUserDirectory } from "./identity/user-directory.ts";
+import { createTokenVerifier } from "./identity/verify.ts";
+import { createFeeds } from "./journal/feed.ts";
+import { createJournal } from "./journal/journal.ts";
+import { createJournalReader } from "./journal/reader.ts";
+import type { PermissionModeWord } from "./journal/session-view.ts";
+import { findOwnedSession } from "./journal/store.ts";
+import type { Log } from "./log.ts";
+import { createRegistrationService } from "./registration/service.ts";
+import { findRegistration } from "./registration/store.ts";
+import { createBells } from "./runners/bells.ts";
+import { createLauncher, inside } from "./runners/launcher.ts";
+import { createLeaseInterceptor } from "./runners/leases.ts";
+import { createRunnerListener } from "./runners/listener.ts";
+import { createReconciler } from "./runners/reconciler.ts";
+import { createRunnerServer } from "./runners/server.ts";
+import { createRunnerService } from "./runners/service.ts";
+import { findByLeaseHash } from "./runners/store.ts";
+import { selectDriver } from "./sandbox/select.ts";
+import { sessionMessage } from "./sessions/message.ts";
+import { once } from "./sessions/request-ids.ts";
+import { createSessionService, ownedBy } from "./sessions/service.ts";
+import { listAliveOf } from "./sessions/store.ts";
+import { createRootKeyFile } from "./vault/key-file.ts";
+import { readRootKeyring } from "./vault/keyring.ts";
+import { createSodium } from "./vault/sodium.ts";
+import { createVaultStore } from "./vault/store.ts";
+import { createVault } from "./vault/vault.ts";
+
+export type App = {
+  url: string;
+  issuer: LocalIssuer;
+  /** What the machine does not let the sandbox enforce; undefined when everything is. */
+  sandboxGaps: string | undefined;
+  /** Drains and closes. Sandboxes live on for the next process. */
+  close(): Promise<void>;
+};
+
+/** Run last in, first out; each is given its chance, and the first failure is reported. */
+type Closers = (() => Promise<void> | void)[];
+
+export async function createApp(config: Config, log: Log): Promise<App> {
+  const closers: Closers = [];
+  try {
+    return await assemble(config, log, closers);
+  } catch (error) {
+    await closeAll(closers);
+    throw error;
+  }
+}
+
+async function assemble(config: Config, log: Log, closers: Closers): Promise<App> {
+  const firstStart = await isNew(config.dataDirectory);
+  await mkdir(config.dataDirectory, { recursive: true, mode: 0o700 });
+  await mkdir(config.runtimeDirectory, { recursive: true, mode: 0o700 });
+  const issuer = await openLocalIssuer(config.dataDirectory);
+  const { db, listener } = await openDatabase(config, log, closers);
+  const { vault, keyring } = await openVault(config, db, log, firstStart, closers);
+  const userVault = (userId: string) => vault.forUser(userId);
+  const hashToken = (token: string) => keyring.hashToken(token);
+
+  const feeds = createFeeds();
+  const commandBells = createBells();
+  const changed = createChangedSessions();
+  const bell = await createBell({ db, listener, log, onRing(sessionId, ownerId) {
+    feeds.ring(sessionId);
+    commandBells.ring(sessionId);
+    if (sessionId && ownerId) changed.ring(ownerId, sessionId);
+  } });
+  closers.push(bell.close);
+  const journal = createJournal({
+    db,
+    userVault,
+    feeds,
+    onCommands: commandBells.ring,
+    notify(sessionId, ownerId) {
+      changed.ring(ownerId, sessionId);
+      bell.ring(sessionId, ownerId);
+    },
+  });
+  const reader = createJournalReader({ db, userVault, feeds });
+  const credentials = createOpenedCredentials({ db, userVault });
+  closers.push(() => credentials.close());
+
+  const ledger = createLedger({ db, journal, prices: readPriceTable(config.priceTable), hashToken });
+  const gateway = createModelGateway({
+    ...ledger,
+    baseUrl: config.anthropicBaseUrl,
+    openCredential: credentials.open,
+    sessionOf: (request) => runnerServer.sessionOf(request),
+    log,
+  });
+  closers.push(gateway.close);
+  const runnerServer = createRunnerServer({
+    routes: (router) =>
+      router.service(RunnerService, createRunnerService({
+        db,
+        journal,
+        feeds,
+        commandBells,
+        hashToken,
+        userVault,
+        decide: (session, toolName, input) =>
+          decide({ allowed: session.allowed_tools, denied: session.denied_tools, sessionPatterns: session.session_patterns, mode: session.permission_mode as PermissionModeWord }, toolName, input),
+        onDetached: (sessionId, exit) => reconciler.detached(sessionId, exit),
+        staleMs: config.heartbeatStaleMs,
+        heartbeatMs: config.heartbeatMs,
+        agent: { cwd: inside.workspace, environment: {} },
+      })),
+    interceptors: [createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }), createValidateInterceptor()],
+    peekProtocol,
+    onModelRequest: gateway.handle,
+    log,
+  });
+  closers.push(runnerServer.close);
+  const runnerListener = createRunnerListener(runnerServer.accept, log);
+  closers.push(runnerListener.closeAll);
+
+  const driver = await selectDriver({ sandbox: config.sandbox, stateDirectory: join(config.dataDirectory, "driver"), log });
+  const launcher = createLauncher({
+    driver,
+    listener: runnerListener,
+    installation: hash("sha256", config.dataDirectory).slice(0, 16),
+    dataDirectory: config.dataDirectory,
+    runtimeDirectory: config.runtimeDirectory,
+    programs: { node: process.execPath, runner: config.runnerPath, claude: config.claudePath },
+    limits: config.sandboxLimits,
+  });
+  const reconciler = createReconciler({
+    db,
+    journal,
+    launcher,
+    hashToken,
+    log,
+    startupTimeoutMs: config.startupTimeoutMs,
+    endGraceMs: 5_000,
+    maxRestarts: 3,
+    restartWindowMs: 600_000,
+    reconnectMs: config.heartbeatStaleMs,
+    intervalMs: 1_000,
+  });
+  closers.push(reconciler.stop);
+
+  const actions = createChannelActions({ db, journal, patterns: { derive: derivePattern, matches: patternMatches }, userVault, ownedBy, once });
+  const place = { region: config.region, demo: config.demo };
+  const directory = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
+  const services = (router: ConnectRouter) => {
+    router.service(RegistrationService, createRegistrationService({ db, createUserKey: vault.createUserKey, allowedDomains: config.allowedEmailDomains, onRegistered: directory.forget }));
+    router.service(CredentialService, createCredentialService({ db, userVault, onChanged: credentials.forget }));
+    router.service(SessionService, createSessionService({
+      db,
+      journal,
+      userVault,
+      userIdOf: (context) => requireUser(context).userId,
+      hasCredential: (userId) => hasCredential(db, userId),
+      isPattern: (text) => parsePattern(text) !== undefined,
+      poke: reconciler.poke,
+      announce: (ownerId, sessionId) => changed.ring(ownerId, sessionId),
+      concurrentSessions: config.limits.concurrentSessions,
+      place,
+    }));
+    router.service(ChannelService, createChannelService({
+      db,
+      actions,
+      reader,
+      changed,
+      userVault,
+      userOf: requireUser,
+      streamSignal: (context: HandlerContext) => untilExpiry(requireUser(context), context.signal),
+      sessionMessage: (row, vaultOfUser) => sessionMessage(row, vaultOfUser, place),
+      listAliveOf: (ownerId) => listAliveOf(db, ownerId),
+      findOwned: (ownerId, sessionId) => findOwnedSession(db, ownerId, sessionId),
+    }));
+  };
+  const verify = createTokenVerifier([createLocalVerifier(issuer), ...config.oidcIssuers.map((oidc) => createOidcIssuer(oidc, { log }))]);
+  const authorize = createAuthorizer({ verify, findUser: directory.find, publicServices: [] });
+  const http = createHttpServer({
+    services: [RegistrationService, CredentialService, SessionService, ChannelService],
+    routes: services,
+    interceptors: [createAuthorizationInterceptor(authorize), createValidateInterceptor()],
+    requestGate: createAuthorizationGate(authorize),
+    limits: { requestBytes: config.limits.messageBytes },
+    allowedOrigins: config.allowedOrigins,
+    publicUrl: config.publicUrl?.origin,
+    log,
+    ready: () => isReady(db),
+    ...(config.tls ? { tls: config.tls } : {}),
+    address: { host: config.host, port: config.port },
+  });
+  await reconciler.start();
+  const { host, port } = await http.listen();
+  closers.push(() => http.close(config.drainMs));
+  return {
+    url: config.publicUrl?.origin ?? `${config.tls ? "https" : "http"}://${host.includes(":") ? `[${host}]` : host}:${port}`,
+    issuer,
+    sandboxGaps: driver.enforced.reason,
+    close: () => closeAll(closers),
+  };
+}
+
+async function openDatabase(config: Config, log: Log, closers: Closers) {
+  const embedded = config.databaseUrl
+    ? undefined
+    : await startEmbeddedPostgres({ dataDirectory: join(config.dataDirectory, "postgres"), socketDirectory: join(config.runtimeDirectory, "pg"), log });
+  if (embedded) closers.push(embedded.stop);
+  const connection = config.databaseUrl ?? embedded!.connectionConfig;
+  const onLost = () => {
+    embedded?.ensureRunning().catch((error: Error) => log.error({ err: error }, "embedded Postgres does not come back"));
+  };
+  const { db, close } = connectDatabase({ connection, poolSize: config.databasePoolSize, log, onLost });
+  closers.push(close);
+  await verifyDurability(db);
+  await migrateToLatest(db);
+  const listener = createListener({ connection, log, onLost });
+  closers.push(listener.close);
+  return { db, listener };
+}
+
+type Database = Awaited<ReturnType<typeof openDatabase>>["db"];
+
+async function openVault(config: Config, db: Database, log: Log, firstStart: boolean, closers: Closers) {
+  const sodium = await createSodium();
+  if (firstStart && (await isNew(config.rootKeyFile))) {
+    await mkdir(config.dataDirectory, { recursive: true, mode: 0o700 });
+    await createRootKeyFile(sodium, config.rootKeyFile);
+  }
+  const keyring = await readRootKeyring(sodium, config.rootKeyFile);
+  closers.push(() => keyring.close());
+  const vault = createVault({ sodium, keyring, store: createVaultStore(db), audit: (event) => log.info({ audit: event.kind, user_id: event.userId, purpose: event.purpose }, "vault") });
+  await vault.verifyAtStart();
+  closers.push(() => vault.close());
+  return { vault, keyring };
+}
+
+async function isNew(path: string): Promise<boolean> {
+  try {
+    await access(path);
+    return false;
+  } catch {
+    return true;
+  }
+}
+
+async function isReady(db: Database): Promise<boolean> {
+  await db.selectFrom("kek_canary").select("kid").limit(1).execute();
+  return true;
+}
+
+async function closeAll(closers: Closers): Promise<void> {
+  let failure: unknown;
+  for (const close of closers.splice(0).reverse()) {
+    try {
+      await close();
+    } catch (error) {
+      failure ??= error;
+    }
+  }
+  if (failure) throw failure;
+}

@@ -1,0 +1,15 @@
+import type { Kysely } from "kysely";
+import type { Database } from "../db/database.ts";
+import type { PhantomSession } from "./model-gateway.ts";
+
+/** The live session of a phantom token. A token of an earlier epoch is in no row any more: it is fenced by its absence. */
+export async function findPhantomSession(db: Kysely<Database>, phantomHash: Uint8Array): Promise<PhantomSession | undefined> {
+  const row = await db
+    .selectFrom("session")
+    .select(["id", "owner_id", "epoch"])
+    .where("phantom_hash", "=", Buffer.from(phantomHash))
+    .where("state", "=", "running")
+    .where("desired", "=", "run")
+    .executeTakeFirst();
+  return row && { sessionId: row.id, ownerId: row.owner_id, epoch: row.epoch };
+}

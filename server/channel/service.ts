@@ -1,0 +1,118 @@
+import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { Kysely } from "kysely";
+import {
+  type ChannelService,
+  type GetHistoryResponse,
+  type WatchSessionsResponse,
+  WatchSessionsResponseSchema,
+} from "../../gen/carrel/v1/channel_service_pb.ts";
+import { type Event, type Frame, FrameSchema } from "../../gen/carrel/v1/event_pb.ts";
+import type { Session } from "../../gen/carrel/v1/session_pb.ts";
+import type { Database } from "../db/database.ts";
+import type { User } from "../identity/principal.ts";
+import { openApproval, openQuestion } from "../journal/pauses.ts";
+import type { JournalReader } from "../journal/reader.ts";
+import { listOpenPauses, type PauseRow, type SessionRow } from "../journal/store.ts";
+import type { UserVault } from "../vault/user-vault.ts";
+import type { ChannelActions } from "./actions.ts";
+import type { ChangedSessions } from "./changed-sessions.ts";
+import { frameOf } from "./frames.ts";
+
+export type ChannelServiceDeps = {
+  db: Kysely<Database>;
+  actions: ChannelActions;
+  reader: JournalReader;
+  changed: ChangedSessions;
+  userVault(userId: string): Promise<UserVault>;
+  userOf(context: HandlerContext): User;
+  /** Aborts with the call, and when the caller's token has been expired for a minute. */
+  streamSignal(context: HandlerContext): AbortSignal;
+  sessionMessage(row: SessionRow, vault: UserVault): Session;
+  listAliveOf(ownerId: string): Promise<SessionRow[]>;
+  findOwned(ownerId: string, sessionId: string): Promise<SessionRow | undefined>;
+};
+
+const historyBytes = 4 * 1024 * 1024;
+const keepAliveMs = 10_000;
+
+export function createChannelService(deps: ChannelServiceDeps): ServiceImpl<typeof ChannelService> {
+  const { actions, userOf } = deps;
+  return {
+    watchEvents: (request, context) =>
+      deps.reader.watch({
+        ownerId: userOf(context).userId,
+        sessionId: request.sessionId,
+        afterSeq: request.afterSeq,
+        includeDeltas: request.includeDeltas,
+        signal: deps.streamSignal(context),
+      }),
+    watchSessions: (_request, context) => watchSessions(deps, userOf(context).userId, deps.streamSignal(context)),
+    async listEvents(request, context) {
+      const session = await deps.reader.session(userOf(context).userId, request.sessionId);
+      const events = await deps.reader.events(session, request.afterSeq, Math.min(request.limit || 50, 200));
+      return { events, lastSeq: session.last_seq };
+    },
+    async getHistory(request, context) {
+      const session = await deps.reader.session(userOf(context).userId, request.sessionId);
+      return history(deps.reader, session, request.afterSeq, request.limit);
+    },
+    sendPrompt: (request, context) => actions.sendPrompt(userOf(context), request),
+    interrupt: (request, context) => actions.interrupt(userOf(context), request),
+    answerApproval: (request, context) => actions.answerApproval(userOf(context), request),
+    answerQuestion: (request, context) => actions.answerQuestion(userOf(context), request),
+    async listPending(request, context) {
+      const session = await deps.reader.session(userOf(context).userId, request.sessionId);
+      const pauses = await listOpenPauses(deps.db, session.id);
+      const vault = await deps.userVault(session.owner_id);
+      const about = (pause: PauseRow) => ({ createdAt: timestampFromDate(pause.created_at), seq: pause.seq });
+      return {
+        approvals: pauses.filter(({ kind }) => kind === "approval").map((pause) => ({ ...openApproval(vault, pause), ...about(pause) })),
+        questions: pauses.filter(({ kind }) => kind === "question").map((pause) => ({ ...openQuestion(vault, pause), ...about(pause) })),
+      };
+    },
+  };
+}
+
+/** Whole frames up to 4 MiB; the first always goes, so that a page is never empty before the end. */
+async function history(reader: JournalReader, session: SessionRow, afterSeq: number, limit: number): Promise<Pick<GetHistoryResponse, "messages" | "complete">> {
+  const messages: Frame[] = [];
+  let bytes = 0;
+  let cursor = afterSeq;
+  for (;;) {
+    const events: Event[] = await reader.events(session, cursor, limit > 0 ? Math.min(200, limit - messages.length) : 200);
+    for (const event of events) {
+      const frame = frameOf(session.id, event);
+      const size = frame ? toBinary(FrameSchema, frame).length : 0;
+      if (messages.length > 0 && bytes + size > historyBytes) return { messages, complete: false };
+      bytes += size;
+      cursor = event.seq;
+      if (frame) messages.push(frame);
+    }
+    const reached = events.length === 0 || cursor >= session.last_seq;
+    if (reached || (limit > 0 && messages.length >= limit)) return { messages, complete: reached };
+  }
+}
+
+async function* watchSessions(deps: ChannelServiceDeps, ownerId: string, signal: AbortSignal): AsyncGenerator<WatchSessionsResponse> {
+  const changes = deps.changed.subscribe(ownerId);
+  const item = (value: NonNullable<MessageInitShape<typeof WatchSessionsResponseSchema>["item"]>) => create(WatchSessionsResponseSchema, { item: value });
+  try {
+    const show = async (row: SessionRow) => item({ case: "session", value: deps.sessionMessage(row, await deps.userVault(ownerId)) });
+    for (const row of await deps.listAliveOf(ownerId)) yield await show(row);
+    yield item({ case: "synced", value: { lastSeq: 0 } });
+    while (!signal.aborted) {
+      await changes.wait(keepAliveMs, signal);
+      const changed = changes.take();
+      for (const sessionId of changed) {
+        const row = await deps.findOwned(ownerId, sessionId);
+        yield row ? await show(row) : item({ case: "deletedSessionId", value: sessionId });
+      }
+      if (changed.length === 0 && !signal.aborted) yield item({ case: "keepAlive", value: {} });
+    }
+    signal.throwIfAborted();
+  } finally {
+    changes.close();
+  }
+}

@@ -1,0 +1,195 @@
+// The only reader of process.env. Everything is checked here, and every problem is reported at once, by name.
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { arch, platform } from "node:process";
+import { join, resolve } from "node:path";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import type { SandboxChoice } from "./sandbox/select.ts";
+
+export type OidcIssuerSetting = { issuer: string; audience: string };
+
+export type Config = Readonly<{
+  host: string;
+  port: number;
+  publicUrl: URL | undefined;
+  tls: { key: string; cert: string } | undefined;
+  allowedOrigins: readonly string[];
+  dataDirectory: string;
+  runtimeDirectory: string;
+  databaseUrl: string | undefined;
+  databasePoolSize: number;
+  rootKeyFile: string;
+  oidcIssuers: readonly OidcIssuerSetting[];
+  allowedEmailDomains: readonly string[];
+  sandbox: SandboxChoice;
+  sandboxLimits: { memoryBytes: number; cpus: number; processes: number };
+  claudePath: string;
+  runnerPath: string;
+  anthropicBaseUrl: URL;
+  priceTable: string | undefined;
+  demo: boolean;
+  region: string;
+  logLevel: string;
+  startupTimeoutMs: number;
+  heartbeatMs: number;
+  heartbeatStaleMs: number;
+  drainMs: number;
+  limits: { concurrentSessions: number; messageBytes: number };
+}>;
+
+/** One environment variable: what README says of it, and how its text becomes a value. */
+export type Setting<T> = { name: string; describe: string; default: string; parse(text: string): T };
+
+/** Every variable Carrel reads, in README's order. */
+export const settings = {
+  port: setting("CARREL_PORT", "8080", "port to serve on; 0 takes any free one", integer(0, 65_535)),
+  host: setting("CARREL_HOST", "127.0.0.1", "address to serve on", text),
+  publicUrl: setting("CARREL_PUBLIC_URL", "", "URL people reach this server by, behind a proxy", optional(url)),
+  tlsKey: setting("CARREL_TLS_KEY_FILE", "", "private key (PEM) to serve TLS with", optional(file)),
+  tlsCert: setting("CARREL_TLS_CERT_FILE", "", "certificate chain (PEM) to serve TLS with", optional(file)),
+  allowedOrigins: setting("CARREL_ALLOWED_ORIGINS", "", "browser origins besides the server's own, comma-separated", list),
+  dataDirectory: setting("CARREL_DATA_DIR", "./.carrel", "keys, embedded Postgres, workspaces", path),
+  runtimeDirectory: setting("CARREL_RUNTIME_DIR", "", "memory-backed directory for sockets and live conversations; default below /dev/shm", optional(path)),
+  databaseUrl: setting("DATABASE_URL", "", "external Postgres instead of the embedded one", optional(text)),
+  databasePoolSize: setting("CARREL_DATABASE_POOL", "20", "connections to the database", integer(2, 500)),
+  rootKeyFile: setting("CARREL_ROOT_KEY_FILE", "", "root key file; default `root.key` in the data directory, made on first start only", optional(path)),
+  oidcIssuers: setting("CARREL_OIDC_ISSUERS", "", "trusted issuers as `issuer|audience`, comma-separated; empty: the built-in issuer only", issuers),
+  allowedEmailDomains: setting("CARREL_ALLOWED_EMAIL_DOMAINS", "", "e-mail domains that may register, comma-separated; empty: everybody", list),
+  sandbox: setting("CARREL_SANDBOX", "auto", "`auto`, `bubblewrap`, or `none` (no isolation, development only)", oneOf<SandboxChoice>("auto", "bubblewrap", "none")),
+  memoryBytes: setting("CARREL_SANDBOX_MEMORY_BYTES", "2147483648", "memory of one sandbox", integer(64 * 1024 * 1024, 2 ** 46)),
+  cpus: setting("CARREL_SANDBOX_CPUS", "1", "processor cores of one sandbox", number(0.1, 1024)),
+  processes: setting("CARREL_SANDBOX_PROCESSES", "512", "processes and threads of one sandbox", integer(32, 1_000_000)),
+  claudePath: setting("CARREL_CLAUDE_PATH", "", "the `claude` program; default the pinned one from npm", optional(path)),
+  anthropicBaseUrl: setting("CARREL_ANTHROPIC_BASE_URL", "https://api.anthropic.com", "where the model gateway sends requests", url),
+  priceTable: setting("CARREL_PRICE_TABLE", "", "price table (JSON) instead of the shipped one", optional(file)),
+  demo: setting("CARREL_DEMO", "false", "says on every surface that the model is a scripted one", boolean),
+  region: setting("CARREL_REGION", "local", "what sessions say of where they run", text),
+  logLevel: setting("CARREL_LOG_LEVEL", "info", "`debug`, `info`, `warn`, `error`", oneOf("debug", "info", "warn", "error")),
+  startupTimeoutMs: setting("CARREL_STARTUP_TIMEOUT_MS", "60000", "time an agent has to start", integer(1_000, 3_600_000)),
+  heartbeatMs: setting("CARREL_HEARTBEAT_MS", "10000", "how often a runner shows that it lives", integer(100, 600_000)),
+  heartbeatStaleMs: setting("CARREL_HEARTBEAT_STALE_MS", "45000", "silence after which a runner is taken for lost", integer(500, 3_600_000)),
+  drainMs: setting("CARREL_DRAIN_MS", "10000", "time that calls under way have when the server stops", integer(0, 30_000)),
+  concurrentSessions: setting("CARREL_LIMIT_CONCURRENT_SESSIONS", "10", "sessions of one person that may be alive at once", integer(1, 100_000)),
+  messageBytes: setting("CARREL_LIMIT_MESSAGE_BYTES", "1048576", "largest request message", integer(16_384, 64 * 1024 * 1024)),
+};
+
+/** Every problem of the configuration, by variable. The process exits with 78. */
+export class ConfigError extends Error {
+  readonly problems: readonly string[];
+  constructor(problems: readonly string[]) {
+    super(`configuration: ${problems.join("; ")}`);
+    this.name = "ConfigError";
+    this.problems = problems;
+  }
+}
+
+/** The configuration the environment describes. Throws `ConfigError` with all problems at once. */
+export function readConfig(environment: Readonly<Record<string, string | undefined>> = process.env): Config {
+  const problems: string[] = [];
+  const read = <T>(entry: Setting<T>): T => {
+    const given = environment[entry.name];
+    try {
+      return entry.parse(given === undefined || given === "" ? entry.default : given);
+    } catch (error) {
+      problems.push(`${entry.name} ${(error as Error).message}`);
+      return undefined as T;
+    }
+  };
+  const values = Object.fromEntries(Object.entries(settings).map(([key, entry]) => [key, read(entry as Setting<unknown>)])) as { [K in keyof typeof settings]: ReturnType<(typeof settings)[K]["parse"]> };
+  if ((values.tlsKey === undefined) !== (values.tlsCert === undefined)) problems.push("CARREL_TLS_KEY_FILE and CARREL_TLS_CERT_FILE must be set together");
+  const claudePath = values.claudePath ?? packagedClaude();
+  if (claudePath === undefined || !existsSync(claudePath)) problems.push(`CARREL_CLAUDE_PATH: there is no claude program${claudePath ? ` at ${claudePath}` : ""}`);
+  if (problems.length > 0) throw new ConfigError(problems);
+  const { tlsKey, tlsCert, memoryBytes, cpus, processes, concurrentSessions, messageBytes, ...rest } = values;
+  return Object.freeze({
+    ...rest,
+    claudePath: claudePath as string,
+    runnerPath: fileURLToPath(new URL("../runner/dist/runner.mjs", import.meta.url)),
+    runtimeDirectory: values.runtimeDirectory ?? defaultRuntimeDirectory(values.dataDirectory),
+    rootKeyFile: values.rootKeyFile ?? join(values.dataDirectory, "root.key"),
+    tls: tlsKey && tlsCert ? { key: readFileSync(tlsKey, "utf8"), cert: readFileSync(tlsCert, "utf8") } : undefined,
+    sandboxLimits: { memoryBytes, cpus, processes },
+    limits: { concurrentSessions, messageBytes },
+  });
+}
+
+/** Short, because socket paths are; memory-backed, because conversations in it are in clear; one for each data directory. */
+function defaultRuntimeDirectory(dataDirectory: string): string {
+  const tag = createHash("sha256").update(dataDirectory).digest("hex").slice(0, 12);
+  return `/dev/shm/carrel-${process.getuid?.() ?? 0}-${tag}`;
+}
+
+function packagedClaude(): string | undefined {
+  try {
+    return join(createRequire(import.meta.url).resolve(`@anthropic-ai/claude-agent-sdk-${platform}-${arch}/package.json`), "../claude");
+  } catch {
+    return undefined;
+  }
+}
+
+function setting<T>(name: string, fallback: string, describe: string, parse: (text: string) => T): Setting<T> {
+  return { name, default: fallback, describe, parse };
+}
+
+function text(value: string): string {
+  return value;
+}
+
+function path(value: string): string {
+  return resolve(value);
+}
+
+function file(value: string): string {
+  if (!existsSync(value)) throw new Error(`names a file that is not there: ${value}`);
+  return resolve(value);
+}
+
+function list(value: string): string[] {
+  return value.split(",").map((item) => item.trim()).filter(Boolean);
+}
+
+function issuers(value: string): OidcIssuerSetting[] {
+  return list(value).map((item) => {
+    const [issuer, audience, ...more] = item.split("|");
+    if (!issuer || !audience || more.length > 0) throw new Error(`must list issuer|audience, not ${item}`);
+    return { issuer, audience };
+  });
+}
+
+function url(value: string): URL {
+  if (!URL.canParse(value) || !/^https?:$/.test(new URL(value).protocol)) throw new Error("must be an http or https URL");
+  return new URL(value);
+}
+
+function optional<T>(parse: (value: string) => T): (value: string) => T | undefined {
+  return (value) => (value === "" ? undefined : parse(value));
+}
+
+function integer(least: number, most: number): (value: string) => number {
+  return (value) => {
+    const parsed = /^\d{1,15}$/.test(value) ? Number(value) : Number.NaN;
+    if (!(parsed >= least && parsed <= most)) throw new Error(`must be a whole number from ${least} to ${most}`);
+    return parsed;
+  };
+}
+
+function number(least: number, most: number): (value: string) => number {
+  return (value) => {
+    const parsed = /^\d{1,9}(\.\d{1,6})?$/.test(value) ? Number(value) : Number.NaN;
+    if (!(parsed >= least && parsed <= most)) throw new Error(`must be a number from ${least} to ${most}`);
+    return parsed;
+  };
+}
+
+function boolean(value: string): boolean {
+  if (value !== "true" && value !== "false") throw new Error("must be true or false");
+  return value === "true";
+}
+
+function oneOf<T extends string>(...words: T[]): (value: string) => T {
+  return (value) => {
+    if (!words.includes(value as T)) throw new Error(`must be one of ${words.join(", ")}`);
+    return value as T;
+  };
+}

@@ -1,0 +1,12 @@
+/**
+ * Every change of the schema, in order, listed by hand so that a conflict of two is visible in a merge.
+ *
+ * Keys sort in the order of application (`0001_foundation`). Forward only; a migration that code of the release before
+ * cannot live with ends in `_breaking`, and that code then refuses to start.
+ */
+import type { Migration } from "kysely/migration";
+import * as foundation from "./0001_foundation.ts";
+
+export const migrations: Record<string, Migration> = {
+  "0001_foundation": foundation,
+};

@@ -1,0 +1,97 @@
+import { Readable } from "node:stream";
+import type { DescService } from "@bufbuild/protobuf";
+import { type ConnectRouter, type ConnectRouterOptions, type ContextValues, type HandlerContext, type Interceptor, type MethodImplSpec, createConnectRouter, createServiceImplSpec } from "@connectrpc/connect";
+import { type UniversalHandler, type UniversalServerRequest, type UniversalServerResponse, createAsyncIterable } from "@connectrpc/connect/protocol";
+import { errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
+import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
+import { refusal } from "../errors.ts";
+import type { HttpLimits } from "./limits.ts";
+import type { HttpRequest, HttpResponse } from "./message.ts";
+import { requestInfoKey } from "./request-info.ts";
+
+/** How a group of services is served. */
+export type RpcOptions = {
+  routes: (router: ConnectRouter) => void;
+  interceptors: Interceptor[];
+  requestGate: ((context: HandlerContext) => void | Promise<void>) | undefined;
+  limits: HttpLimits;
+  /** Aborts streams as soon as the server begins to close. */
+  drainSignal: AbortSignal;
+  /** Aborts whatever is still open when its grace is over. */
+  shutdownSignal: AbortSignal;
+};
+
+/** The methods of a group, ready to be served. */
+export type RpcGroup = { handlers: UniversalHandler[]; methods: MethodImplSpec[] };
+
+/** Collects what `routes` registers. Streams and unary calls get limits of their own. */
+export function createRpcGroup(options: RpcOptions): RpcGroup {
+  const methods: MethodImplSpec[] = [];
+  const inner = createConnectRouter(commonOptions(options));
+  const unary = { shutdownSignal: options.shutdownSignal, maxTimeoutMs: options.limits.maxUnaryDeadlineMs };
+  const stream = { shutdownSignal: options.drainSignal, maxTimeoutMs: options.limits.maxStreamDeadlineMs };
+  const add = (spec: MethodImplSpec): void => {
+    methods.push(spec);
+    const rpc = inner.rpc as (method: MethodImplSpec["method"], impl: MethodImplSpec["impl"], options: ConnectRouterOptions) => unknown;
+    rpc(spec.method, spec.impl, spec.kind === "unary" ? unary : stream);
+  };
+  const router: ConnectRouter = {
+    handlers: inner.handlers,
+    service(desc: DescService, implementation) {
+      Object.values(createServiceImplSpec(desc, implementation).methods).forEach(add);
+      return router;
+    },
+    rpc() {
+      throw new Error("register whole services");
+    },
+  };
+  options.routes(router);
+  return { handlers: inner.handlers, methods };
+}
+
+function commonOptions({ limits, interceptors, requestGate }: RpcOptions): ConnectRouterOptions {
+  return {
+    acceptCompression: [compressionGzip],
+    readMaxBytes: limits.requestBytes,
+    writeMaxBytes: limits.responseBytes,
+    requireConnectProtocolHeader: false,
+    // The library's default would take a misspelt field or an unknown enum value of JSON as absent.
+    jsonOptions: { ignoreUnknownFields: false },
+    interceptors,
+    ...(requestGate ? { requestGate } : {}),
+  };
+}
+
+// The library calls protobuf it cannot read an internal error; only Connect's unary calls show that as an HTTP status.
+function correct(answer: UniversalServerResponse, values: ContextValues): UniversalServerResponse {
+  const info = values.get(requestInfoKey);
+  if (answer.status !== 500 || !info || info.logged || info.refusedByGate) return answer;
+  const body = errorToJsonBytes(refusal(ErrorReason.MALFORMED_BODY, "the message cannot be read"), undefined);
+  return { status: 400, header: new Headers({ "content-type": "application/json" }), body: createAsyncIterable([body]) };
+}
+
+/** Runs one request through its handler and writes the answer. Throws what went wrong after the answer had begun. */
+export async function serveRpc(handler: UniversalHandler, request: HttpRequest, response: HttpResponse, values: ContextValues, limits: HttpLimits): Promise<void> {
+  const universal: UniversalServerRequest = universalRequestFromNodeRequest(request, response, undefined, values);
+  if (handler.method.methodKind === "unary") giveDeadline(universal.header, limits.unaryDeadlineMs);
+  const answer = correct(await handler({ ...universal, body: bodyOf(request) }), values);
+  // The library reads no body after a refusal; what still comes is thrown away, so that the client can finish sending.
+  response.once("finish", () => request.resume());
+  await universalResponseToNodeResponse(answer, response);
+}
+
+// A unary call that names no deadline gets the server's.
+function giveDeadline(header: Headers, ms: number): void {
+  const name = header.get("content-type")?.startsWith("application/grpc") ? "grpc-timeout" : "connect-timeout-ms";
+  if (!header.has(name)) header.set(name, name === "grpc-timeout" ? `${ms}m` : String(ms));
+}
+
+/**
+ * The body, read without ownership: leaving it early must not destroy the request, because on HTTP/1.1 that cuts the
+ * connection before the refusal is written.
+ */
+function bodyOf(request: HttpRequest): AsyncIterable<Uint8Array> {
+  if (request.readableEnded) return createAsyncIterable([]);
+  return Readable.prototype.iterator.call(request, { destroyOnReturn: false }) as AsyncIterable<Uint8Array>;
+}

@@ -1,0 +1,153 @@
+import type { Delta, Event } from "../../gen/carrel/v1/event_pb.ts";
+
+/** How many recent events of a watched session are kept in memory for its readers. A reader behind them reads the table. */
+const ringLength = 256;
+/** Delta text kept for one reader, in UTF-16 code units. What does not fit is lost to that reader, never an event. */
+const deltaBudget = 64 * 1024;
+/** Blocks whose event is out: late deltas of them are dropped. */
+const finishedBlocks = 64;
+
+/** One reader's view of a session's live feed. Holds a cursor's worth of state: nothing is queued but deltas. */
+export type Subscription = {
+  /** Events right after `cursor` that are in memory; undefined when some may be missing and the table must be read. */
+  after(cursor: number): readonly Event[] | undefined;
+  takeDeltas(): Delta[];
+  /** Resolves when something may be new, or after `milliseconds`. */
+  wait(milliseconds: number): Promise<"rung" | "timeout">;
+  /** True once after another process rang: the table holds what the ring does not. */
+  takeStale(): boolean;
+  /** Wakes `wait`. */
+  wake(): void;
+  close(): void;
+};
+
+export type Feeds = {
+  subscribe(sessionId: string): Subscription;
+  /** Events this process has just committed, in order. */
+  publish(sessionId: string, events: readonly Event[]): void;
+  pushDeltas(sessionId: string, deltas: readonly Delta[]): void;
+  /** Another process committed something, or may have: `undefined` rings every feed. */
+  ring(sessionId: string | undefined): void;
+  /** Sessions watched here, for tests and metrics. */
+  readonly size: number;
+};
+
+type Reader = { deltas: Delta[]; budget: number; gapped: Set<string>; rung: boolean; stale: boolean; resolve: (() => void) | undefined };
+type Feed = { ring: Event[]; finished: string[]; readers: Set<Reader> };
+
+/** The doorbell and short memory between those who append and those who watch, one per process. */
+export function createFeeds(): Feeds {
+  const feeds = new Map<string, Feed>();
+  return {
+    subscribe(sessionId) {
+      const feed = feeds.get(sessionId) ?? { ring: [], finished: [], readers: new Set() };
+      feeds.set(sessionId, feed);
+      const reader: Reader = { deltas: [], budget: deltaBudget, gapped: new Set(), rung: false, stale: false, resolve: undefined };
+      feed.readers.add(reader);
+      return subscription(feed, reader, () => {
+        feed.readers.delete(reader);
+        if (feed.readers.size === 0) feeds.delete(sessionId);
+      });
+    },
+    publish(sessionId, events) {
+      const feed = feeds.get(sessionId);
+      if (!feed || events.length === 0) return;
+      for (const event of events) remember(feed, event);
+      for (const reader of feed.readers) ring(reader);
+    },
+    pushDeltas(sessionId, deltas) {
+      const feed = feeds.get(sessionId);
+      if (!feed) return;
+      const fresh = deltas.filter((delta) => !feed.finished.includes(delta.blockId));
+      if (fresh.length === 0) return;
+      for (const reader of feed.readers) offer(reader, fresh);
+    },
+    ring(sessionId) {
+      const rung = sessionId === undefined ? feeds.values() : [feeds.get(sessionId)];
+      for (const feed of rung) for (const reader of feed?.readers ?? []) ring(Object.assign(reader, { stale: true }));
+    },
+    get size() {
+      return feeds.size;
+    },
+  };
+}
+
+function subscription(feed: Feed, reader: Reader, close: () => void): Subscription {
+  return {
+    after(cursor) {
+      const first = feed.ring[0];
+      if (!first) return [];
+      if (cursor + 1 < first.seq) return undefined;
+      return feed.ring.slice(cursor + 1 - first.seq);
+    },
+    takeDeltas() {
+      const taken = reader.deltas;
+      reader.deltas = [];
+      reader.budget = deltaBudget;
+      return taken;
+    },
+    async wait(milliseconds) {
+      if (!reader.rung && !(await rungWithin(reader, milliseconds))) return "timeout";
+      reader.rung = false;
+      return "rung";
+    },
+    takeStale() {
+      const stale = reader.stale;
+      reader.stale = false;
+      return stale;
+    },
+    wake: () => ring(reader),
+    close,
+  };
+}
+
+function rungWithin(reader: Reader, milliseconds: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => settle(false), milliseconds);
+    const settle = (rung: boolean) => {
+      clearTimeout(timer);
+      reader.resolve = undefined;
+      resolve(rung);
+    };
+    reader.resolve = () => settle(true);
+  });
+}
+
+function ring(reader: Reader): void {
+  reader.rung = true;
+  reader.resolve?.();
+}
+
+/** The ring stays contiguous: events of another process leave a hole here, and what follows starts it anew. */
+function remember(feed: Feed, event: Event): void {
+  const last = feed.ring.at(-1);
+  if (last && event.seq <= last.seq) return;
+  if (last && event.seq !== last.seq + 1) feed.ring = [];
+  feed.ring.push(event);
+  if (feed.ring.length > ringLength) feed.ring.shift();
+  const blockId = blockOf(event);
+  if (!blockId) return;
+  feed.finished.push(blockId);
+  if (feed.finished.length > finishedBlocks) feed.finished.shift();
+  for (const reader of feed.readers) reader.deltas = reader.deltas.filter((delta) => delta.blockId !== blockId);
+}
+
+function blockOf(event: Event): string | undefined {
+  const kind = event.payload?.kind;
+  return kind?.case === "assistant" || kind?.case === "toolUse" ? kind.value.blockId : undefined;
+}
+
+/** What a reader is shown of a block is always a prefix: after one lost piece, the rest of that block is lost too. */
+function offer(reader: Reader, deltas: readonly Delta[]): void {
+  for (const delta of deltas) {
+    if (reader.gapped.has(delta.blockId)) continue;
+    if (delta.text.length > reader.budget) {
+      if (reader.gapped.size >= finishedBlocks) reader.gapped.clear();
+      reader.gapped.add(delta.blockId);
+      continue;
+    }
+    reader.budget -= delta.text.length;
+    reader.deltas.push(delta);
+  }
+  ring(reader);
+}

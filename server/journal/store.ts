@@ -1,0 +1,101 @@
+import type { Insertable, Kysely, Selectable, Transaction, Updateable } from "kysely";
+import { sql } from "kysely";
+import type { Database } from "../db/database.ts";
+import type { EventTable, PauseTable, SessionTable } from "./tables.ts";
+
+export type SessionRow = Selectable<SessionTable>;
+/** A locked row, and the database's clock: deadlines and leases know no other. */
+export type LockedSession = SessionRow & { locked_at: Date };
+export type PauseRow = Selectable<PauseTable>;
+
+/** Every number of a log is given under this lock. */
+export async function lockSession(tx: Transaction<Database>, sessionId: string): Promise<LockedSession | undefined> {
+  const now = sql<Date>`clock_timestamp()`.as("locked_at");
+  return tx.selectFrom("session").selectAll().select(now).where("id", "=", sessionId).forUpdate().executeTakeFirst();
+}
+
+export async function findSession(db: Kysely<Database>, sessionId: string): Promise<SessionRow | undefined> {
+  return db.selectFrom("session").selectAll().where("id", "=", sessionId).executeTakeFirst();
+}
+
+export async function findOwnedSession(db: Kysely<Database>, ownerId: string, sessionId: string): Promise<SessionRow | undefined> {
+  return db.selectFrom("session").selectAll().where("id", "=", sessionId).where("owner_id", "=", ownerId).executeTakeFirst();
+}
+
+export async function updateSession(tx: Transaction<Database>, sessionId: string, set: Updateable<SessionTable>): Promise<void> {
+  await tx.updateTable("session").set(set).where("id", "=", sessionId).execute();
+}
+
+export async function insertEvents(tx: Transaction<Database>, rows: Insertable<EventTable>[]): Promise<void> {
+  // Arrays instead of a row of parameters each: one prepared shape for every batch size, and no 65,535-parameter limit.
+  await sql`insert into event (session_id, seq, epoch, runner_seq, turn, created_at, payload, chain)
+    select ${rows[0]!.session_id}, * from unnest(
+      ${rows.map((row) => row.seq)}::int[], ${rows.map((row) => row.epoch)}::int[], ${rows.map((row) => row.runner_seq)}::int[],
+      ${rows.map((row) => row.turn)}::int[], ${rows.map((row) => row.created_at)}::timestamptz[],
+      ${rows.map((row) => row.payload)}::bytea[], ${rows.map((row) => row.chain)}::bytea[])`.execute(tx);
+}
+
+/** Rows of the log after `afterSeq`, oldest first. */
+export async function listEventRows(db: Kysely<Database>, sessionId: string, afterSeq: number, limit: number) {
+  return db
+    .selectFrom("event")
+    .select(["session_id", "seq", "turn", "created_at", "payload"])
+    .where("session_id", "=", sessionId)
+    .where("seq", ">", afterSeq)
+    .orderBy("seq")
+    .limit(limit)
+    .execute();
+}
+
+export async function insertCommand(tx: Transaction<Database>, sessionId: string, id: number, payload: Uint8Array): Promise<void> {
+  await tx.insertInto("command").values({ session_id: sessionId, id, payload }).execute();
+}
+
+export async function listCommands(db: Kysely<Database>, sessionId: string, afterId: number) {
+  return db.selectFrom("command").select(["id", "payload"]).where("session_id", "=", sessionId).where("id", ">", afterId).orderBy("id").limit(100).execute();
+}
+
+export async function deleteCommands(tx: Transaction<Database>, sessionId: string, throughId: number): Promise<void> {
+  await tx.deleteFrom("command").where("session_id", "=", sessionId).where("id", "<=", throughId).execute();
+}
+
+export async function queuePrompt(tx: Transaction<Database>, sessionId: string, seq: number): Promise<void> {
+  await tx.insertInto("queued_prompt").values({ session_id: sessionId, seq }).execute();
+}
+
+/** Takes the oldest queued prompt out of the queue; undefined when it is empty. */
+export async function takeQueuedPrompt(tx: Transaction<Database>, sessionId: string): Promise<number | undefined> {
+  const oldest = tx.selectFrom("queued_prompt").select("seq").where("session_id", "=", sessionId).orderBy("seq").limit(1);
+  const row = await tx.deleteFrom("queued_prompt").where("session_id", "=", sessionId).where("seq", "=", oldest).returning("seq").executeTakeFirst();
+  return row?.seq;
+}
+
+export async function insertPause(tx: Transaction<Database>, pause: Insertable<PauseTable>): Promise<void> {
+  await tx.insertInto("pause").values(pause).execute();
+}
+
+export async function findPause(db: Kysely<Database>, sessionId: string, id: string): Promise<PauseRow | undefined> {
+  return db.selectFrom("pause").selectAll().where("session_id", "=", sessionId).where("id", "=", id).executeTakeFirst();
+}
+
+export async function listOpenPauses(db: Kysely<Database>, sessionId: string): Promise<PauseRow[]> {
+  return db.selectFrom("pause").selectAll().where("session_id", "=", sessionId).where("outcome", "is", null).orderBy("seq").execute();
+}
+
+/** Closes one open pause; false when somebody was first. */
+export async function closePause(tx: Transaction<Database>, sessionId: string, id: string, outcome: string, answeredBy: string | null): Promise<boolean> {
+  const result = await tx
+    .updateTable("pause")
+    .set({ outcome, answered_by: answeredBy })
+    .where("session_id", "=", sessionId)
+    .where("id", "=", id)
+    .where("outcome", "is", null)
+    .executeTakeFirst();
+  return result.numUpdatedRows === 1n;
+}
+
+/** What an ended session no longer needs. */
+export async function clearQueues(tx: Transaction<Database>, sessionId: string): Promise<void> {
+  await tx.deleteFrom("command").where("session_id", "=", sessionId).execute();
+  await tx.deleteFrom("queued_prompt").where("session_id", "=", sessionId).execute();
+}

@@ -1,0 +1,106 @@
+import type { ColumnType, Generated, JSONColumnType } from "kysely";
+import type { SandboxHandle } from "../sandbox/driver.ts";
+
+type Bytes = ColumnType<Buffer, Uint8Array, Uint8Array>;
+type NullableBytes = ColumnType<Buffer | null, Uint8Array | null, Uint8Array | null>;
+
+/** What the store holds of a session's life. `requested` has no sandbox yet, `starting` waits for its runner to attach. */
+export type SessionState = "requested" | "starting" | "running" | "ending" | "ended";
+
+/** Tokens and their cost; `cost_micros` is millionths of a US dollar. */
+export type UsageTally = {
+  input_tokens: number;
+  output_tokens: number;
+  cache_creation_input_tokens: number;
+  cache_read_input_tokens: number;
+  cost_micros: number;
+};
+
+export const noUsage: Readonly<UsageTally> = Object.freeze({
+  input_tokens: 0,
+  output_tokens: 0,
+  cache_creation_input_tokens: 0,
+  cache_read_input_tokens: 0,
+  cost_micros: 0,
+});
+
+export type SessionTable = {
+  id: string;
+  owner_id: string;
+  name: string;
+  state: SessionState;
+  desired: "run" | "end";
+  state_since: Generated<Date>;
+  epoch: Generated<number>;
+  lease_until: Date | null;
+  attach_hash: NullableBytes;
+  lease_hash: NullableBytes;
+  phantom_hash: NullableBytes;
+  handle: ColumnType<SandboxHandle | null, string | null | undefined, string | null>;
+  last_seq: Generated<number>;
+  chain: Bytes;
+  last_runner_seq: Generated<number>;
+  last_command_id: Generated<number>;
+  acked_command_id: Generated<number>;
+  turn: Generated<number>;
+  turn_acted: Generated<boolean>;
+  turn_started_at: Date | null;
+  sdk_session_id: string | null;
+  restarts: Generated<number>;
+  restarts_since: Date | null;
+  model: string;
+  permission_mode: string;
+  allowed_tools: string[];
+  denied_tools: string[];
+  session_patterns: Generated<string[]>;
+  initial_prompt: NullableBytes;
+  usage: JSONColumnType<UsageTally>;
+  turn_usage: JSONColumnType<UsageTally>;
+  num_turns: Generated<number>;
+  pending_count: Generated<number>;
+  queued_prompts: Generated<number>;
+  end_reason: string | null;
+  exit_code: number | null;
+  error_message: NullableBytes;
+  created_at: Generated<Date>;
+  started_at: Date | null;
+  terminated_at: Date | null;
+};
+
+export type EventTable = {
+  session_id: string;
+  seq: number;
+  epoch: number;
+  /** The runner's own number in its epoch; null for events of the server. */
+  runner_seq: number | null;
+  turn: number;
+  created_at: Date;
+  payload: Bytes;
+  /** SHA-256 over the chain before, the number and the sealed payload: shows loss and alteration. */
+  chain: Bytes;
+};
+
+export type QueuedPromptTable = { session_id: string; seq: number };
+
+export type CommandTable = { session_id: string; id: number; payload: Bytes };
+
+export type PauseTable = {
+  session_id: string;
+  id: string;
+  kind: "approval" | "question";
+  epoch: number;
+  seq: number;
+  request: Bytes;
+  input_hash: string;
+  outcome: string | null;
+  answered_by: string | null;
+  created_at: Generated<Date>;
+};
+
+export type JournalTables = {
+  session: SessionTable;
+  event: EventTable;
+  queued_prompt: QueuedPromptTable;
+  command: CommandTable;
+  pause: PauseTable;
+};

@@ -1,0 +1,92 @@
+// What may happen to a turn, as changes of its session. One turn at a time; prompts wait in the queue.
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { Event, TurnResultSchema } from "../../gen/carrel/v1/event_pb.ts";
+import type { Change, Origin } from "./journal.ts";
+import { closeOpenPauses } from "./pauses.ts";
+import { openEvent } from "./seal.ts";
+import { listEventRows, queuePrompt, takeQueuedPrompt } from "./store.ts";
+import { noUsage } from "./tables.ts";
+
+export type Accepted = { seq: number; queued: boolean; position: number };
+
+/** Commits a prompt to the log; it starts at once when nothing goes first. */
+export async function acceptPrompt(change: Change, text: string, requestId: string): Promise<Accepted> {
+  const { session } = change;
+  const position = (session.turn > 0 ? 1 : 0) + session.queued_prompts;
+  const seq = change.append({ case: "user", value: { text, queued: position > 0, requestId } });
+  if (position === 0 && canStartTurn(change)) startTurn(change, seq, text);
+  else {
+    await queuePrompt(change.tx, session.id, seq);
+    change.set({ queued_prompts: session.queued_prompts + 1 });
+  }
+  return { seq, queued: position > 0, position };
+}
+
+/** Starts the oldest queued prompt, if the session is free to. */
+export async function startNextTurn(change: Change): Promise<void> {
+  const { session } = change;
+  if (session.queued_prompts === 0 || session.turn > 0 || !canStartTurn(change)) return;
+  const seq = await takeQueuedPrompt(change.tx, session.id);
+  if (seq === undefined) throw new Error(`the prompt queue of ${session.id} is empty, but the session counts ${session.queued_prompts}`);
+  change.set({ queued_prompts: session.queued_prompts - 1 });
+  startTurn(change, seq, await promptText(change, seq));
+}
+
+/** Gives the prompt of the turn under way to a new runner: the last one was lost before it did anything with it. */
+export async function repeatTurn(change: Change): Promise<void> {
+  const { turn } = change.session;
+  change.command({ case: "prompt", value: { seq: turn, text: await promptText(change, turn) } });
+}
+
+export type TurnEnd = Pick<MessageInitShape<typeof TurnResultSchema>, "success" | "subtype" | "summary" | "numTurns">;
+
+/** Ends the turn under way; usage and cost are the broker's. The next queued prompt follows. */
+export async function finishTurn(change: Change, end: TurnEnd, origin?: Origin): Promise<void> {
+  const { session } = change;
+  await closeOpenPauses(change, "interrupted");
+  const { cost_micros, ...tokens } = session.turn_usage;
+  change.append(
+    {
+      case: "result",
+      value: {
+        success: end.success ?? false,
+        subtype: end.subtype ?? "",
+        summary: end.summary ?? "",
+        numTurns: end.numTurns ?? 0,
+        usage: usageMessage(tokens),
+        costUsd: cost_micros / 1e6,
+        durationMs: session.turn_started_at ? Math.max(0, change.now.getTime() - session.turn_started_at.getTime()) : 0,
+      },
+    },
+    origin,
+  );
+  change.set({ turn: 0, turn_acted: false, turn_started_at: null, turn_usage: noUsage, num_turns: session.num_turns + 1 });
+  await startNextTurn(change);
+}
+
+/** The wire form of a tally. */
+export function usageMessage(tally: { input_tokens: number; output_tokens: number; cache_creation_input_tokens: number; cache_read_input_tokens: number }) {
+  return {
+    inputTokens: tally.input_tokens,
+    outputTokens: tally.output_tokens,
+    cacheCreationInputTokens: tally.cache_creation_input_tokens,
+    cacheReadInputTokens: tally.cache_read_input_tokens,
+  };
+}
+
+function canStartTurn({ session }: Change): boolean {
+  return session.state === "running" && session.desired === "run";
+}
+
+function startTurn(change: Change, seq: number, text: string): void {
+  change.set({ turn: seq, turn_acted: false, turn_started_at: change.now, turn_usage: noUsage });
+  change.append({ case: "turnStart", value: { promptSeq: seq } });
+  change.command({ case: "prompt", value: { seq, text } });
+}
+
+async function promptText(change: Change, seq: number): Promise<string> {
+  const [row] = await listEventRows(change.tx, change.session.id, seq - 1, 1);
+  const event: Event | undefined = row && openEvent(change.vault, row);
+  if (event?.payload?.kind.case !== "user") throw new Error(`event ${seq} of ${change.session.id} is not a prompt`);
+  return event.payload.kind.value.text;
+}

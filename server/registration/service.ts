@@ -1,0 +1,43 @@
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import type { ServiceImpl } from "@connectrpc/connect";
+import type { Kysely, Transaction } from "kysely";
+import type { RegistrationService } from "../../gen/carrel/v1/registration_service_pb.ts";
+import type { Database } from "../db/database.ts";
+import { requirePrincipal } from "../identity/authorize.ts";
+import type { Principal } from "../identity/principal.ts";
+import { newUuid } from "../ids.ts";
+import { checkMayRegister } from "./rules.ts";
+import { findRegistration, insertUser, type Registration } from "./store.ts";
+
+export type RegistrationDeps = {
+  db: Kysely<Database>;
+  /** Makes the user's data key in the transaction that makes the user. */
+  createUserKey: (tx: Transaction<Database>, userId: string) => Promise<void>;
+  /** Domains of the e-mail addresses that may register; empty lets everybody in. */
+  allowedDomains: readonly string[];
+  /** Told after the commit, so that nobody goes on believing that the person is not registered. */
+  onRegistered: (issuer: string, subject: string) => void;
+};
+
+export function createRegistrationService(deps: RegistrationDeps): ServiceImpl<typeof RegistrationService> {
+  return {
+    async register(_request, context) {
+      const { registeredAt } = await register(deps, requirePrincipal(context));
+      return { registered: true, registeredAt: timestampFromDate(registeredAt) };
+    },
+  };
+}
+
+async function register(deps: RegistrationDeps, principal: Principal): Promise<Registration> {
+  // Before the rule: narrowing the list later closes the door to newcomers, it does not break a repeated call.
+  const existing = await findRegistration(deps.db, principal);
+  if (existing) return existing;
+  checkMayRegister(principal.email, deps.allowedDomains);
+  const userId = newUuid();
+  const { issuer, subject, email } = principal;
+  const created = await insertUser(deps.db, { userId, issuer, subject, email }, (tx) => deps.createUserKey(tx, userId));
+  deps.onRegistered(issuer, subject);
+  const registration = created ?? (await findRegistration(deps.db, principal));
+  if (!registration) throw new Error("the registration that was there a moment ago is gone");
+  return registration;
+}

@@ -1,0 +1,149 @@
+import type { Kysely } from "kysely";
+import type { Database } from "../db/database.ts";
+import { findSession, type SessionRow } from "../journal/store.ts";
+import type { Log } from "../log.ts";
+import type { SandboxHandle } from "../sandbox/driver.ts";
+import { nextStep, type Observed } from "./rules.ts";
+import { keepHandle, present, requestEnd, type StepDeps, steps } from "./steps.ts";
+import { databaseNow, listAlive } from "./store.ts";
+
+export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
+  db: Kysely<Database>;
+  log: Log;
+  /** Time a runner has to leave by itself before it is killed. */
+  endGraceMs: number;
+  /** Restarts allowed within the window before a lost session is given up. */
+  maxRestarts: number;
+  /** Grace for every lease after this process started: the runners were there, it was not. */
+  reconnectMs: number;
+  intervalMs: number;
+};
+
+export type Reconciler = {
+  /** Takes back the sandboxes of an earlier process and starts the loop. */
+  start(): Promise<void>;
+  /** Looks at one session now. */
+  poke(sessionId: string): void;
+  /** Records that a runner left by itself and what it exits with. */
+  detached(sessionId: string, exit: { reason: string; exitCode: number }): Promise<void>;
+  stop(): Promise<void>;
+};
+
+/** Drives what is observed to what is wanted (design D9): reads the current state, takes one step, looks again. */
+export function createReconciler(options: ReconcilerOptions): Reconciler {
+  const stopping = new AbortController();
+  const startedAt = performance.now();
+  const queue = createQueue(stopping.signal, (sessionId) => look(sessionId));
+  const watched = new Set<string>();
+  let timer: NodeJS.Timeout | undefined;
+
+  const watchExit = (sessionId: string, handle: SandboxHandle): void => {
+    if (watched.has(handle.id)) return;
+    watched.add(handle.id);
+    options.launcher
+      .wait(handle, stopping.signal)
+      .catch((error: Error) => options.log.warn({ session_id: sessionId, err: error }, "waiting for a sandbox failed"))
+      .finally(() => {
+        watched.delete(handle.id);
+        queue.add(sessionId);
+      });
+  };
+  const deps: StepDeps = { ...options, onStarted: watchExit };
+
+  const look = async (sessionId: string): Promise<boolean> => {
+    const session = await findSession(options.db, sessionId);
+    if (!session || session.state === "ended") return false;
+    if (session.handle) watchExit(sessionId, session.handle);
+    const step = nextStep(await observe(options, session, startedAt), options);
+    if (step === "wait") return false;
+    options.log.info({ session_id: sessionId, step, state: session.state, epoch: session.epoch }, "session step");
+    await steps[step](deps, session);
+    return true;
+  };
+
+  const lookAtAll = async (): Promise<void> => {
+    try {
+      for (const { id } of await listAlive(options.db)) queue.add(id);
+    } catch (error) {
+      options.log.warn({ err: error }, "reconciler could not read the sessions");
+    }
+    if (!stopping.signal.aborted) timer = setTimeout(() => void lookAtAll(), options.intervalMs);
+  };
+
+  return {
+    poke: queue.add,
+    async start() {
+      await adoptSandboxes(options, deps);
+      await lookAtAll();
+    },
+    async detached(sessionId, exit) {
+      await options.journal.change(sessionId, present, (change) => {
+        change.set({ exit_code: exit.exitCode });
+        requestEnd(change, exit.exitCode === 0 ? "job_completed" : "failed", exit.reason);
+      });
+      queue.add(sessionId);
+    },
+    async stop() {
+      stopping.abort();
+      clearTimeout(timer);
+      await queue.idle();
+    },
+  };
+
+  /** One look at a time for each session; asked meanwhile, or after a step, it looks again. */
+  function createQueue(signal: AbortSignal, work: (sessionId: string) => Promise<boolean>) {
+    const busy = new Map<string, Promise<void>>();
+    const again = new Set<string>();
+    const run = async (sessionId: string): Promise<void> => {
+      do {
+        again.delete(sessionId);
+        try {
+          if (await work(sessionId)) again.add(sessionId);
+        } catch (error) {
+          // The next look starts afresh: nothing is decided from a step that failed.
+          options.log.warn({ session_id: sessionId, err: error }, "session step failed");
+        }
+      } while (again.has(sessionId) && !signal.aborted);
+    };
+    return {
+      add(sessionId: string): void {
+        if (signal.aborted) return;
+        if (busy.has(sessionId)) again.add(sessionId);
+        else busy.set(sessionId, run(sessionId).finally(() => busy.delete(sessionId)));
+      },
+      idle: () => Promise.allSettled(busy.values()),
+    };
+  }
+}
+
+async function observe(options: ReconcilerOptions, session: SessionRow, startedAt: number): Promise<Observed> {
+  const now = await databaseNow(options.db);
+  const leaseLeftMs = (session.lease_until?.getTime() ?? 0) - now;
+  const graceLeftMs = session.handle ? startedAt + options.reconnectMs - performance.now() : Number.NEGATIVE_INFINITY;
+  const inWindow = session.restarts_since !== null && now - session.restarts_since.getTime() < options.restartWindowMs;
+  return {
+    state: session.state,
+    desired: session.desired,
+    sandbox: session.handle === null ? undefined : (await options.launcher.isRunning(session.handle)) ? "running" : "exited",
+    leaseLeftMs: Math.max(leaseLeftMs, graceLeftMs),
+    inStateMs: now - session.state_since.getTime(),
+    restarts: inWindow ? session.restarts : 0,
+    started: session.started_at !== null,
+  };
+}
+
+/** Sandboxes of sessions that want them are taken back; the others are destroyed: the store wins. */
+async function adoptSandboxes(options: ReconcilerOptions, deps: StepDeps): Promise<void> {
+  for (const { sessionId, handle } of await options.launcher.list()) {
+    const session = await findSession(options.db, sessionId);
+    const epoch = Number(handle.labels["epoch"]);
+    if (session && session.state !== "ended" && session.epoch === epoch) {
+      await options.launcher.adopt(sessionId);
+      await keepHandle(deps, sessionId, epoch, handle);
+      options.log.info({ session_id: sessionId, epoch }, "sandbox taken back");
+    } else {
+      await options.launcher.destroy(handle);
+      options.log.info({ session_id: sessionId, epoch }, "orphaned sandbox destroyed");
+    }
+  }
+}

@@ -1,0 +1,198 @@
+import { create, fromBinary, type JsonObject, type MessageInitShape } from "@bufbuild/protobuf";
+import type { ServiceImpl } from "@connectrpc/connect";
+import type { Kysely } from "kysely";
+import { CommandSchema, type ToolDecisionSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
+import { type AppendEventsRequest, type RunnerService, WatchCommandsResponseSchema } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
+import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
+import type { Database } from "../db/database.ts";
+import { refusal } from "../errors.ts";
+import type { Feeds } from "../journal/feed.ts";
+import type { Change, Journal } from "../journal/journal.ts";
+import { askApproval, askQuestion } from "../journal/pauses.ts";
+import { openBytes } from "../journal/seal.ts";
+import { deleteCommands, findPause, listCommands, type SessionRow } from "../journal/store.ts";
+import { finishTurn, startNextTurn } from "../journal/turns.ts";
+import type { UserVault } from "../vault/user-vault.ts";
+import type { Bells } from "./bells.ts";
+import { fenced, requireLease, underLease } from "./leases.ts";
+import { alreadyCommitted, isAct, isReportable, questionOf } from "./rules.ts";
+import { findByAttachHash } from "./store.ts";
+import { newToken } from "./tokens.ts";
+
+/** A verdict on one tool call: the permission engine's. */
+export type Verdict = { behavior: "allow" } | { behavior: "deny"; message: string } | { behavior: "ask" };
+
+export type RunnerServiceDeps = {
+  db: Kysely<Database>;
+  journal: Journal;
+  feeds: Feeds;
+  commandBells: Bells;
+  hashToken(token: string): Uint8Array;
+  userVault(userId: string): Promise<UserVault>;
+  decide(session: SessionRow, toolName: string, input: JsonObject): Verdict;
+  /** The runner left by itself. */
+  onDetached(sessionId: string, exit: { reason: string; exitCode: number }): Promise<void>;
+  staleMs: number;
+  heartbeatMs: number;
+  /** Working directory and environment of every agent. */
+  agent: { cwd: string; environment: Record<string, string> };
+};
+
+type DecisionInit = MessageInitShape<typeof ToolDecisionSchema>;
+
+const keepAliveMs = 10_000;
+const questionTool = "AskUserQuestion";
+
+/** The server's side of the sandbox channel. */
+export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof RunnerService> {
+  return {
+    attach: (request) => attach(deps, request.attachToken),
+    async *watchCommands(request, context) {
+      const lease = requireLease(context, request);
+      let cursor = request.afterCommandId;
+      while (!context.signal.aborted) {
+        const session = await deps.db.selectFrom("session").select(["epoch", "owner_id", "last_command_id"]).where("id", "=", lease.sessionId).executeTakeFirst();
+        if (session?.epoch !== lease.epoch) throw fenced();
+        const rung = deps.commandBells.wait(lease.sessionId, keepAliveMs, context.signal);
+        const rows = session.last_command_id > cursor ? await listCommands(deps.db, lease.sessionId, cursor) : [];
+        const vault = await deps.userVault(session.owner_id);
+        for (const row of rows) {
+          const command = fromBinary(CommandSchema, openBytes(vault, lease.sessionId, `command/${row.id}`, row.payload));
+          yield create(WatchCommandsResponseSchema, { item: { case: "command", value: command } });
+        }
+        cursor = Math.max(cursor, rows.at(-1)?.id ?? 0);
+        if (rows.length > 0) continue;
+        await rung;
+        yield create(WatchCommandsResponseSchema, { item: { case: "keepAlive", value: {} } });
+      }
+    },
+    appendEvents(request, context) {
+      const lease = requireLease(context, request);
+      return deps.journal.change(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
+    },
+    async pushDeltas(requests, context) {
+      for await (const request of requests) deps.feeds.pushDeltas(requireLease(context, request).sessionId, request.deltas);
+      return {};
+    },
+    async decideTool(request, context) {
+      const lease = requireLease(context, request);
+      const decision = await deps.journal.change(lease.sessionId, underLease(lease), (change) =>
+        decideTool(deps, change, {
+          toolUseId: request.toolUseId,
+          toolName: request.toolName,
+          input: request.input ?? {},
+          parentToolUseId: request.parentToolUseId,
+        }),
+      );
+      return decision ? { decision } : { pending: true };
+    },
+    async detach(request, context) {
+      const lease = requireLease(context, request);
+      await deps.onDetached(lease.sessionId, { reason: request.reason, exitCode: request.exitCode });
+      return {};
+    },
+  };
+}
+
+async function attach(deps: RunnerServiceDeps, attachToken: string) {
+  const hash = deps.hashToken(attachToken);
+  const found = await findByAttachHash(deps.db, hash);
+  if (!found) throw fenced();
+  const leaseToken = newToken("lease");
+  const phantomToken = newToken("phantom");
+  return deps.journal.change(
+    found.id,
+    (session) => {
+      if (!session?.attach_hash?.equals(hash) || session.desired === "end") throw fenced();
+      return session;
+    },
+    async (change) => {
+      change.set({
+        attach_hash: null,
+        lease_hash: Buffer.from(deps.hashToken(leaseToken)),
+        phantom_hash: Buffer.from(deps.hashToken(phantomToken)),
+        lease_until: leaseEnd(change, deps.staleMs),
+        state: "running",
+        state_since: change.now,
+        started_at: change.session.started_at ?? change.now,
+        last_runner_seq: 0,
+      });
+      await startNextTurn(change);
+      const { id, epoch, model, sdk_session_id, permission_mode } = change.session;
+      return {
+        leaseToken,
+        sessionId: id,
+        epoch,
+        manifest: {
+          cwd: deps.agent.cwd,
+          model,
+          resumeSdkSessionId: sdk_session_id ?? "",
+          phantomToken,
+          heartbeatMs: deps.heartbeatMs,
+          environment: { ...deps.agent.environment, CARREL_SESSION_ID: id },
+          planMode: permission_mode === "plan",
+        },
+      };
+    },
+  );
+}
+
+async function append(deps: RunnerServiceDeps, change: Change, request: AppendEventsRequest) {
+  const { session } = change;
+  const place = alreadyCommitted(session.last_runner_seq, request.firstRunnerSeq, request.events.length);
+  if ("expected" in place) {
+    throw refusal(ErrorReason.SEQUENCE_GAP, "the batch does not follow what is committed", { expected: String(place.expected) });
+  }
+  for (const [index, event] of request.events.entries()) {
+    if (index < place.skip) continue;
+    const payload = event.payload;
+    if (!isReportable(payload)) throw refusal(ErrorReason.INVALID_ARGUMENT, "a runner may not report this kind of event");
+    const origin = { runnerSeq: request.firstRunnerSeq + index, createdAt: new Date(event.createdAtMs) };
+    if (payload.kind.case === "result") await finishOrIgnore(change, payload.kind.value, origin);
+    else {
+      if (isAct(payload) && !session.turn_acted) change.set({ turn_acted: true });
+      if (payload.kind.case === "sdkSessionId") change.set({ sdk_session_id: payload.kind.value.id });
+      change.appendPayload(payload, origin);
+    }
+    change.set({ last_runner_seq: origin.runnerSeq });
+  }
+  if (request.ackedCommandId > session.acked_command_id) {
+    await deleteCommands(change.tx, session.id, request.ackedCommandId);
+    change.set({ acked_command_id: request.ackedCommandId });
+  }
+  change.set({ lease_until: leaseEnd(change, deps.staleMs) });
+  return { lastRunnerSeq: session.last_runner_seq, lastSeq: session.last_seq };
+}
+
+/** A result outside a turn has nothing to end; it stays in the log as a notice. */
+async function finishOrIgnore(change: Change, result: { success: boolean; subtype: string; summary: string; numTurns: number }, origin: { runnerSeq: number; createdAt: Date }): Promise<void> {
+  if (change.session.turn > 0) return finishTurn(change, result, origin);
+  change.append({ case: "system", value: { subtype: "result_outside_turn", message: result.summary } }, origin);
+}
+
+type Call = { toolUseId: string; toolName: string; input: JsonObject; parentToolUseId: string };
+
+/** The decision on a call, or undefined when a person was asked: then it comes as a command. */
+async function decideTool(deps: RunnerServiceDeps, change: Change, call: Call): Promise<DecisionInit | undefined> {
+  if (await findPause(change.tx, change.session.id, call.toolUseId)) return undefined;
+  const verdict = deps.decide(change.session, call.toolName, call.input);
+  switch (verdict.behavior) {
+    case "allow":
+      if (call.toolName === questionTool) break;
+      return { toolUseId: call.toolUseId, allow: true };
+    case "deny":
+      change.append({ case: "system", value: { subtype: "permission_denied", message: verdict.message, details: { tool_use_id: call.toolUseId, tool_name: call.toolName } } });
+      return { toolUseId: call.toolUseId, allow: false, message: verdict.message };
+    case "ask":
+      if (call.toolName === questionTool) break;
+      await askApproval(change, call);
+      return undefined;
+  }
+  // A question is for a person whatever the rules allow.
+  await askQuestion(change, questionOf(call.toolUseId, call.input), call.input);
+  return undefined;
+}
+
+function leaseEnd(change: Change, staleMs: number): Date {
+  return new Date(change.now.getTime() + staleMs);
+}

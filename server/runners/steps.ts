@@ -1,0 +1,167 @@
+// The steps of the reconciler. Each reads nothing but the row it is given and writes under that row's lock; a step that
+// was overtaken refuses and the next look decides anew.
+import { readFile } from "node:fs/promises";
+import type { Change, Guard, Journal } from "../journal/journal.ts";
+import { closeOpenPauses } from "../journal/pauses.ts";
+import { sealText } from "../journal/seal.ts";
+import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
+import { clearQueues, type LockedSession, type SessionRow } from "../journal/store.ts";
+import { finishTurn, repeatTurn } from "../journal/turns.ts";
+import type { SandboxHandle } from "../sandbox/driver.ts";
+import type { Launcher } from "./launcher.ts";
+import type { Step } from "./rules.ts";
+import { newToken } from "./tokens.ts";
+
+export type StepDeps = {
+  journal: Journal;
+  launcher: Launcher;
+  hashToken(token: string): Uint8Array;
+  startupTimeoutMs: number;
+  restartWindowMs: number;
+  /** Told of every sandbox that now belongs to a session. */
+  onStarted(sessionId: string, handle: SandboxHandle): void;
+};
+
+type TakeStep = (deps: StepDeps, session: SessionRow) => Promise<void>;
+
+export const steps: Record<Exclude<Step, "wait">, TakeStep> = {
+  launch,
+  recover,
+  give_up: (deps, session) => wishEnd(deps, session, "heartbeat_stale", "the runner was lost and could not be brought back"),
+  startup_timeout: (deps, session) => wishEnd(deps, session, "startup_timeout", "the agent did not start in time"),
+  ask_to_end: askToEnd,
+  force_end: end,
+};
+
+async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
+  const attachToken = newToken("attach");
+  const epoch = await deps.journal.change(session.id, unmoved(session), (change) => {
+    change.set({
+      epoch: change.session.epoch + 1,
+      state: "starting",
+      state_since: change.now,
+      attach_hash: Buffer.from(deps.hashToken(attachToken)),
+      lease_hash: null,
+      phantom_hash: null,
+      lease_until: new Date(change.now.getTime() + deps.startupTimeoutMs),
+    });
+    return change.session.epoch;
+  });
+  await keepHandle(deps, session.id, epoch, await deps.launcher.launch(session.id, epoch, attachToken));
+}
+
+/** Ties a sandbox to its session; one that its session no longer wants is ended again at once. */
+export async function keepHandle(deps: StepDeps, sessionId: string, epoch: number, handle: SandboxHandle): Promise<void> {
+  const kept = await deps.journal.change(sessionId, present, (change) => {
+    if (change.session.epoch !== epoch || change.session.state === "ended") return false;
+    change.set({ handle });
+    return true;
+  });
+  if (kept) deps.onStarted(sessionId, handle);
+  else await deps.launcher.destroy(handle);
+}
+
+/** Ends the old sandbox first: two runners over one workspace are never alive together. */
+async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
+  if (session.handle) await deps.launcher.destroy(session.handle);
+  await deps.journal.change(session.id, unmoved(session), async (change) => {
+    const { now, session: row } = change;
+    const fresh = row.restarts_since === null || now.getTime() - row.restarts_since.getTime() >= deps.restartWindowMs;
+    change.set({
+      epoch: row.epoch + 1,
+      state: "requested",
+      state_since: now,
+      handle: null,
+      lease_hash: null,
+      phantom_hash: null,
+      restarts: fresh ? 1 : row.restarts + 1,
+      restarts_since: fresh ? now : row.restarts_since,
+    });
+    await closeOpenPauses(change, "superseded");
+    await settleTurn(change);
+  });
+}
+
+/** A turn whose runner is lost: repeated when nothing of it had happened, otherwise ended and said so. */
+async function settleTurn(change: Change): Promise<void> {
+  if (change.session.turn === 0) return;
+  if (!change.session.turn_acted) return repeatTurn(change);
+  const message = "the runner was lost in the middle of this turn; what its tools did stands";
+  change.append({ case: "system", value: { subtype: "turn_interrupted", message } });
+  await finishTurn(change, { success: false, subtype: "lost", summary: message, numTurns: 0 });
+}
+
+async function askToEnd(deps: StepDeps, session: SessionRow): Promise<void> {
+  await deps.journal.change(session.id, unmoved(session), (change) => {
+    change.set({ state: "ending", state_since: change.now });
+    change.command({ case: "terminate", value: {} });
+  });
+}
+
+async function end(deps: StepDeps, session: SessionRow): Promise<void> {
+  const exitCode = session.handle ? await deps.launcher.exitCode(session.handle) : null;
+  if (session.handle) await deps.launcher.destroy(session.handle);
+  await deps.launcher.removeFiles(session.id);
+  await deps.journal.change(session.id, unmoved(session), (change) => finalize(change, session.exit_code ?? exitCode));
+}
+
+async function finalize(change: Change, exitCode: number | null): Promise<void> {
+  const { session } = change;
+  await closeOpenPauses(change, "ended");
+  if (session.turn > 0) {
+    change.append({ case: "system", value: { subtype: "turn_interrupted", message: "the session ended in the middle of this turn" } });
+    change.set({ turn: 0, turn_acted: false });
+  }
+  await clearQueues(change.tx, session.id);
+  change.set({
+    state: "ended",
+    state_since: change.now,
+    terminated_at: change.now,
+    handle: null,
+    attach_hash: null,
+    lease_hash: null,
+    phantom_hash: null,
+    lease_until: null,
+    exit_code: exitCode,
+    queued_prompts: 0,
+  });
+  const reason = endReasons[(session.end_reason ?? "failed") as EndReasonWord];
+  change.append({ case: "sessionEnd", value: { reason, ...(exitCode === null ? {} : { exitCode }) } });
+}
+
+/** Writes the wish to end with what the sandbox said last; the next look carries it out. The first reason wins. */
+async function wishEnd(deps: StepDeps, session: SessionRow, reason: EndReasonWord, message: string): Promise<void> {
+  const tail = await lastOutput(deps.launcher.logPath(session.id));
+  await deps.journal.change(session.id, unmoved(session), (change) => requestEnd(change, reason, tail ? `${message}\n${tail}` : message));
+}
+
+/** Asks for the end of a session, unless somebody has. */
+export function requestEnd(change: Change, reason: EndReasonWord, message: string): void {
+  if (change.session.desired === "end") return;
+  const sealed = message ? Buffer.from(sealText(change.vault, change.session.id, "error_message", message)) : null;
+  change.set({ desired: "end", end_reason: reason, error_message: sealed });
+}
+
+/** The last lines a sandbox printed; empty where there is no log yet. */
+async function lastOutput(path: string): Promise<string> {
+  try {
+    return (await readFile(path, "utf8")).split("\n").slice(-20).join("\n").trim().slice(-4000);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
+    throw error;
+  }
+}
+
+/** Refuses when somebody else has moved the session meanwhile. */
+function unmoved(session: SessionRow): Guard {
+  return (row: LockedSession | undefined) => {
+    if (row?.epoch === session.epoch && row.state === session.state) return row;
+    throw new Error(`session ${session.id} was moved by somebody else meanwhile`);
+  };
+}
+
+/** Refuses when the session is gone. */
+export const present: Guard = (row) => {
+  if (row) return row;
+  throw new Error("the session is gone");
+};

@@ -1,0 +1,22 @@
+import { type Kysely, sql } from "kysely";
+import type { Database } from "../db/database.ts";
+
+/** The session whose sandbox was started with this attach token. */
+export async function findByAttachHash(db: Kysely<Database>, attachHash: Uint8Array): Promise<{ id: string } | undefined> {
+  return db.selectFrom("session").select("id").where("attach_hash", "=", Buffer.from(attachHash)).executeTakeFirst();
+}
+
+export async function findByLeaseHash(db: Kysely<Database>, leaseHash: Uint8Array): Promise<{ id: string; epoch: number } | undefined> {
+  return db.selectFrom("session").select(["id", "epoch"]).where("lease_hash", "=", Buffer.from(leaseHash)).executeTakeFirst();
+}
+
+/** Everything that has not ended. */
+export async function listAlive(db: Kysely<Database>): Promise<{ id: string }[]> {
+  return db.selectFrom("session").select("id").where("state", "<>", "ended").orderBy("id").execute();
+}
+
+/** The database's clock, milliseconds since 1970. */
+export async function databaseNow(db: Kysely<Database>): Promise<number> {
+  const { now } = await db.selectNoFrom(sql<Date>`clock_timestamp()`.as("now")).executeTakeFirstOrThrow();
+  return now.getTime();
+}

@@ -1,0 +1,62 @@
+import { hash } from "node:crypto";
+import { type DescMessage, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import type { ColumnType, Generated, Transaction } from "kysely";
+import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
+import type { Database } from "../db/database.ts";
+import { refusal } from "../errors.ts";
+import type { UserVault } from "../vault/user-vault.ts";
+
+export type RequestIdTable = {
+  owner_id: string;
+  method: string;
+  request_id: string;
+  /** Hash of the request without its request_id. */
+  parameters: ColumnType<Buffer, Uint8Array, Uint8Array>;
+  /** The sealed answer. */
+  response: ColumnType<Buffer, Uint8Array, Uint8Array>;
+  created_at: Generated<Date>;
+};
+
+export type Repeatable<Request extends DescMessage, Response extends DescMessage> = {
+  ownerId: string;
+  method: string;
+  requestId: string;
+  vault: UserVault;
+  request: { schema: Request; message: MessageShape<Request> };
+  response: Response;
+};
+
+/**
+ * Does `work` once for each request id of a caller and method (design D5): a repeat gets the first answer, the same id with
+ * other content is refused, and of two at once the second waits for the first. The answer is kept in the transaction of the
+ * work itself, so neither exists without the other. Without a request id the work is simply done.
+ */
+export async function once<Request extends DescMessage, Response extends DescMessage>(
+  tx: Transaction<Database>,
+  call: Repeatable<Request, Response>,
+  work: () => Promise<MessageShape<Response>>,
+): Promise<MessageShape<Response>> {
+  if (!call.requestId) return work();
+  const parameters = hash("sha256", toBinary(call.request.schema, call.request.message), "buffer");
+  const claimed = await tx
+    .insertInto("request_id")
+    .values({ owner_id: call.ownerId, method: call.method, request_id: call.requestId, parameters, response: Buffer.alloc(0) })
+    .onConflict((conflict) => conflict.columns(["owner_id", "method", "request_id"]).doNothing())
+    .executeTakeFirst();
+  const where = { owner_id: call.ownerId, method: call.method, request_id: call.requestId };
+  if (claimed.numInsertedOrUpdatedRows === 1n) {
+    const answer = await work();
+    const response = call.vault.seal("events", context(call), toBinary(call.response, answer));
+    await tx.updateTable("request_id").set({ response }).where((row) => row.and(where)).execute();
+    return answer;
+  }
+  const first = await tx.selectFrom("request_id").selectAll().where((row) => row.and(where)).executeTakeFirstOrThrow();
+  if (!first.parameters.equals(parameters)) {
+    throw refusal(ErrorReason.REQUEST_ID_REUSED, "this request_id was used before with other content", { request_id: call.requestId });
+  }
+  return fromBinary(call.response, call.vault.open("events", context(call), first.response));
+}
+
+function context(call: { method: string; requestId: string }) {
+  return { resourceType: "request", resourceId: hash("sha256", call.requestId, "hex"), field: call.method, generation: 0 };
+}

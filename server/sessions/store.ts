@@ -1,0 +1,87 @@
+import type { Kysely, Transaction } from "kysely";
+import { sql } from "kysely";
+import { SessionStatus } from "../../gen/carrel/v1/session_pb.ts";
+import type { Database } from "../db/database.ts";
+import { emptyChain } from "../journal/seal.ts";
+import type { LockedSession, SessionRow } from "../journal/store.ts";
+import { noUsage } from "../journal/tables.ts";
+
+/** Serialises what counts against the owner's caps. */
+export async function lockOwner(tx: Transaction<Database>, ownerId: string): Promise<void> {
+  await tx.selectFrom("app_user").select("id").where("id", "=", ownerId).forUpdate().executeTakeFirstOrThrow();
+}
+
+export async function countAlive(tx: Transaction<Database>, ownerId: string): Promise<number> {
+  const row = await tx
+    .selectFrom("session")
+    .select((expression) => expression.fn.countAll<number>().as("count"))
+    .where("owner_id", "=", ownerId)
+    .where("state", "<>", "ended")
+    .executeTakeFirstOrThrow();
+  return Number(row.count);
+}
+
+export type NewSession = {
+  id: string;
+  ownerId: string;
+  name: string;
+  model: string;
+  permissionMode: string;
+  allowedTools: string[];
+  deniedTools: string[];
+  initialPrompt: Uint8Array | null;
+};
+
+export async function insertSession(tx: Transaction<Database>, session: NewSession): Promise<LockedSession> {
+  return tx
+    .insertInto("session")
+    .values({
+      id: session.id,
+      owner_id: session.ownerId,
+      name: session.name,
+      state: "requested",
+      desired: "run",
+      chain: emptyChain,
+      model: session.model,
+      permission_mode: session.permissionMode,
+      allowed_tools: session.allowedTools,
+      denied_tools: session.deniedTools,
+      initial_prompt: session.initialPrompt,
+      usage: JSON.stringify(noUsage),
+      turn_usage: JSON.stringify(noUsage),
+    })
+    .returningAll()
+    .returning(sql<Date>`clock_timestamp()`.as("locked_at"))
+    .executeTakeFirstOrThrow();
+}
+
+export async function listSessions(db: Kysely<Database>, ownerId: string, status: SessionStatus, beforeId: string | undefined, limit: number): Promise<SessionRow[]> {
+  let query = db.selectFrom("session").selectAll().where("owner_id", "=", ownerId).orderBy("id", "desc").limit(limit);
+  if (beforeId) query = query.where("id", "<", beforeId);
+  if (status === SessionStatus.ENDED) query = query.where("state", "=", "ended");
+  if (status === SessionStatus.STARTING) query = query.where("state", "in", ["requested", "starting"]).where("started_at", "is", null);
+  if (status === SessionStatus.RUNNING) {
+    query = query.where("state", "<>", "ended").where((e) => e.or([e("started_at", "is not", null), e("state", "in", ["running", "ending"])]));
+  }
+  return query.execute();
+}
+
+export async function listAliveOf(db: Kysely<Database>, ownerId: string): Promise<SessionRow[]> {
+  return db.selectFrom("session").selectAll().where("owner_id", "=", ownerId).where("state", "<>", "ended").orderBy("id").execute();
+}
+
+/** Removes an ended session with everything of it; false when there is none that has ended. */
+export async function deleteEnded(tx: Transaction<Database>, ownerId: string, sessionId: string): Promise<boolean> {
+  const session = await tx
+    .selectFrom("session")
+    .select("id")
+    .where("id", "=", sessionId)
+    .where("owner_id", "=", ownerId)
+    .where("state", "=", "ended")
+    .forUpdate()
+    .executeTakeFirst();
+  if (!session) return false;
+  for (const table of ["event", "pause", "command", "queued_prompt"] as const) await tx.deleteFrom(table).where("session_id", "=", sessionId).execute();
+  await tx.deleteFrom("session").where("id", "=", sessionId).execute();
+  return true;
+}

@@ -1,0 +1,262 @@
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createHarness, type Harness, isRoot, isRunning, type MakeDriver, startFromDyingOwner } from "./sandbox-harness.ts";
+
+const soon = () => AbortSignal.timeout(10_000);
+
+/** What every driver owes, whatever it is made of. */
+export function sandboxSuite(name: string, makeDriver: MakeDriver): void {
+  describe(`the life of a sandbox (${name})`, { timeout: 60_000 }, () => {
+    let harness: Harness;
+    beforeAll(async () => {
+      harness = await createHarness(makeDriver);
+    });
+    afterAll(() => harness.close());
+
+    test("a command runs to its end and its exit code is told", async () => {
+      expect((await harness.run(["true"])).exitCode).toBe(0);
+      expect((await harness.run(["bash", "-c", "exit 7"])).exitCode).toBe(7);
+      expect((await harness.run(["bash", "-c", "kill -TERM $$"])).exitCode).toBe(128 + 15);
+    });
+
+    test("a command that does not exist is an exit code and a line in the log", async () => {
+      const { exitCode, output } = await harness.run(["no-such-program"]);
+      expect(exitCode).toBeGreaterThan(0);
+      expect(output).toContain("no-such-program");
+    });
+
+    test("standard input arrives whole and ends, through a pipe", async () => {
+      const secret = "line one\n".repeat(20_000);
+      const { output } = await harness.run(["bash", "-c", "readlink /proc/self/fd/0; md5sum; [ -p /dev/stdin ] && echo pipe"], {
+        stdin: Buffer.from(secret),
+      });
+      expect(output).toContain(createHash("md5").update(secret).digest("hex"));
+      expect(output).toMatch(/^pipe:.*pipe$/s);
+    });
+
+    test("output and errors are appended to the log", async () => {
+      const spec = harness.spec(["bash", "-c", "echo out; echo err >&2"]);
+      writeFileSync(spec.logPath, "before\n");
+      const handle = await harness.driver.start(spec);
+      await harness.driver.wait(handle, soon());
+      await harness.driver.destroy(handle);
+      expect(harness.log(spec)).toBe("before\nout\nerr\n");
+    });
+
+    test("the environment is exactly the one specified", async () => {
+      const { output } = await harness.run(["/usr/bin/env"], { environment: { ONE: '1 "two" $three\nfour' } });
+      expect(output.replace(/\n?^PWD=.*$/m, "").trim()).toBe('ONE=1 "two" $three\nfour');
+    });
+
+    test("what is written to a writable mount is there for the host and for the next sandbox", async () => {
+      const workspace = join(harness.directory, "kept workspace");
+      mkdirSync(workspace);
+      const writable = [{ source: workspace, target: "/workspace" }];
+      await harness.run(["bash", "-c", "mkdir deep; echo first > deep/file; ln -s /etc/passwd link"], { writable });
+      expect(readFileSync(join(workspace, "deep/file"), "utf8")).toBe("first\n");
+      const { output } = await harness.run(["bash", "-c", "echo second >> deep/file && cat deep/file"], { writable });
+      expect(output).toBe("first\nsecond");
+    });
+
+    test("an id in use is refused, and the sandbox that has it is unharmed", async () => {
+      const spec = harness.spec(["sleep", "60"]);
+      const handle = await harness.driver.start(spec);
+      await expect(harness.driver.start(spec)).rejects.toThrow(/exists already/);
+      expect(await harness.driver.inspect(handle)).toEqual({ state: "running" });
+      await harness.driver.destroy(handle);
+    });
+
+    test("a sandbox that cannot start throws and leaves nothing", async () => {
+      const spec = harness.spec(["true"], { writable: [{ source: join(harness.directory, "missing"), target: "/workspace" }] });
+      await expect(harness.driver.start(spec)).rejects.toThrow(/missing|did not start|ENOENT/);
+      expect(await harness.driver.list()).toEqual([]);
+    });
+
+    test.each([
+      ["an id with a slash", { id: "../x" }],
+      ["an empty command", { command: [] }],
+      ["a relative mount target", { writable: [{ source: "/tmp", target: "workspace" }] }],
+      ["a mount target with ..", { writable: [{ source: "/tmp", target: "/workspace/../etc" }] }],
+      ["a mount over /proc", { readOnly: [{ source: "/tmp", target: "/proc" }] }],
+      ["no memory", { limits: { memoryBytes: 0, cpus: 1, processes: 10 } }],
+      ["NUL in the environment", { environment: { A: "x\0--share-net" } }],
+    ])("%s is refused before anything is made", async (_what, change) => {
+      await expect(harness.driver.start(harness.spec(["true"], change))).rejects.toThrow(/sandbox specification/);
+      expect(await harness.driver.list()).toEqual([]);
+    });
+
+    test("destroying kills all, also what left its session and ignores signals, and can be repeated", async () => {
+      const spec = harness.spec(["bash", "-c", 'setsid bash -c "trap : TERM HUP INT; echo \\$\\$ > ready; while :; do sleep 1; done" & sleep 60']);
+      const handle = await harness.driver.start(spec);
+      const workspace = spec.writable[0]?.source ?? "";
+      await expect.poll(() => existsSync(join(workspace, "ready"))).toBe(true);
+      const before = descendantsOf(handle.supervisor?.pid);
+      expect(before.length).toBeGreaterThan(2);
+      await harness.driver.destroy(handle);
+      expect(before.filter(isRunning)).toEqual([]);
+      await harness.driver.destroy(handle);
+      expect(await harness.driver.inspect(handle)).toEqual({ state: "exited", exitCode: null });
+    });
+
+    test("what a command leaves running ends with it", async () => {
+      const spec = harness.spec(["bash", "-c", "setsid sleep 4321 & sleep 0.3; exit 5"]);
+      const handle = await harness.driver.start(spec);
+      await sleep(100);
+      const before = descendantsOf(handle.supervisor?.pid);
+      expect(await harness.driver.wait(handle, soon())).toEqual({ state: "exited", exitCode: 5 });
+      await expect.poll(() => before.filter(isRunning)).toEqual([]);
+      await harness.driver.destroy(handle);
+    });
+
+    test("waiting ends when its signal does", async () => {
+      const handle = await harness.driver.start(harness.spec(["sleep", "60"]));
+      await expect(harness.driver.wait(handle, AbortSignal.timeout(50))).rejects.toThrow(/timeout/);
+      expect(await harness.driver.inspect(handle)).toEqual({ state: "running" });
+      await harness.driver.destroy(handle);
+    });
+
+    test("another driver over the same state finds, watches and destroys a sandbox", async () => {
+      const handle = await harness.driver.start(harness.spec(["bash", "-c", "sleep 0.5; exit 9"]));
+      const longer = await harness.driver.start(harness.spec(["sleep", "60"]));
+      const restarted = await makeDriver(harness.stateDirectory);
+      const found = await restarted.list();
+      expect(found).toEqual(expect.arrayContaining([handle, longer]));
+      expect(JSON.parse(JSON.stringify(found))).toEqual(found);
+      expect(await restarted.inspect(handle)).toEqual({ state: "running" });
+      expect(await restarted.wait(handle, soon())).toEqual({ state: "exited", exitCode: 9 });
+      for (const each of found) await restarted.destroy(each);
+      expect(await harness.driver.inspect(longer)).toEqual({ state: "exited", exitCode: null });
+      expect(await harness.driver.list()).toEqual([]);
+    });
+
+    test("a sandbox outlives a control plane that is killed, and its exit code is still learnt", async () => {
+      const spec = harness.spec(["bash", "-c", "read -r word; sleep 1; echo $word; exit 11"], { stdin: Buffer.from("token\n") });
+      const handle = await startFromDyingOwner(harness.stateDirectory, spec);
+      expect(handle.labels).toEqual(spec.labels);
+      expect(await harness.driver.inspect(handle)).toEqual({ state: "running" });
+      expect(await harness.driver.list()).toEqual([handle]);
+      expect(await harness.driver.wait(handle, soon())).toEqual({ state: "exited", exitCode: 11 });
+      expect(harness.log(spec)).toBe("token\n");
+      await harness.driver.destroy(handle);
+      expect(await harness.driver.list()).toEqual([]);
+    });
+
+    test("a sandbox whose control plane was killed dies when it is told to", async () => {
+      const handle = await startFromDyingOwner(harness.stateDirectory, harness.spec(["sleep", "60"]));
+      const before = descendantsOf(handle.supervisor?.pid);
+      await harness.driver.destroy(handle);
+      expect(before.filter(isRunning)).toEqual([]);
+    });
+
+    test("a process that merely has a recorded number is left alone", async () => {
+      const handle = await harness.driver.start(harness.spec(["true"]));
+      await harness.driver.wait(handle, soon());
+      await harness.driver.destroy(handle);
+      const stranger = spawn("sleep", ["60"], { detached: true });
+      const mistaken = { pid: stranger.pid ?? 0, startTime: "1" };
+      const stale = { ...handle, supervisor: mistaken, init: mistaken };
+      expect(await harness.driver.inspect(stale)).toEqual({ state: "exited", exitCode: null });
+      await harness.driver.destroy(stale);
+      expect(isRunning(stranger.pid)).toBe(true);
+      stranger.kill();
+    });
+
+    test("memory beyond the limit kills, memory below it does not", async ({ skip }) => {
+      if (!harness.driver.enforced.memory) skip(harness.driver.enforced.reason);
+      const eat = ["perl", "-e", '$x = "a" x (200 << 20); print "ate\\n"'];
+      const limit = (megabytes: number) => ({ limits: { memoryBytes: megabytes * 2 ** 20, cpus: 2, processes: 50 } });
+      expect(await harness.run(eat, limit(64))).toEqual({ exitCode: 137, output: "" });
+      expect(await harness.run(eat, limit(600))).toEqual({ exitCode: 0, output: "ate" });
+    });
+
+    test("files in memory are limited too", async () => {
+      const fill = ["bash", "-c", "for where in /tmp /dev/shm; do head -c 40M /dev/zero > $where/f && echo fits; rm -f $where/f; done"];
+      const limit = (megabytes: number) => ({ limits: { memoryBytes: megabytes * 2 ** 20, cpus: 2, processes: 50 } });
+      expect((await harness.run(fill, limit(64))).output).not.toContain("fits");
+      expect((await harness.run(fill, limit(256))).output).toBe("fits\nfits");
+    });
+
+    test("processes beyond the limit are refused", async ({ skip }) => {
+      if (!harness.driver.enforced.processes) skip(harness.driver.enforced.reason);
+      const fork = 'for (1..100) { my $pid = fork // last; if (!$pid) { sleep 20; exit } $n++ } print "$n\\n"; kill 9, -getpgrp';
+      const limit = (processes: number) => ({ limits: { memoryBytes: 2 ** 29, cpus: 2, processes } });
+      const count = async (processes: number) => Number((await harness.run(["perl", "-e", `$| = 1; ${fork}`], limit(processes))).output);
+      expect(await count(150)).toBe(100);
+      const few = await count(20);
+      expect(few).toBeGreaterThan(10);
+      expect(few).toBeLessThanOrEqual(23);
+    });
+
+    test("a sandbox gets no more processor time than its limit", async ({ skip }) => {
+      if (!harness.driver.enforced.cpus) skip(harness.driver.enforced.reason);
+      const spin = ["perl", "-MTime::HiRes=time", "-e", "$end = time + 1; 1 while time < $end; ($user, $system) = times; print $user + $system"];
+      const { output } = await harness.run(spin, { limits: { memoryBytes: 2 ** 28, cpus: 0.2, processes: 50 } });
+      expect(Number(output)).toBeLessThan(0.45);
+    });
+
+    test("a hundred sandboxes made and destroyed leave nothing behind", async () => {
+      const before = traces(harness);
+      for (let round = 0; round < 25; round++) {
+        const handles = await Promise.all(
+          Array.from({ length: 4 }, () => harness.driver.start(harness.spec(["bash", "-c", "setsid sleep 4321 & exec sleep 4321"]))),
+        );
+        expect(new Set(handles.map((handle) => handle.uid ?? handle.id)).size).toBe(4);
+        await Promise.all(handles.map((handle) => harness.driver.destroy(handle)));
+      }
+      expect(traces(harness)).toEqual(before);
+      expect(await harness.driver.list()).toEqual([]);
+    });
+  });
+}
+
+function descendantsOf(ancestor: number | undefined): number[] {
+  const parents = new Map<number, number>();
+  for (const name of readdirSync("/proc").filter((entry) => /^\d+$/.test(entry))) {
+    try {
+      const line = readFileSync(`/proc/${name}/stat`, "utf8");
+      parents.set(Number(name), Number(line.slice(line.lastIndexOf(")") + 2).split(" ")[1]));
+    } catch {
+      // It ended between being listed and being read.
+    }
+  }
+  const family = new Set([ancestor]);
+  for (let size = 0; size !== family.size; ) {
+    size = family.size;
+    for (const [pid, parent] of parents) if (family.has(parent)) family.add(pid);
+  }
+  return [...family].filter((pid) => pid !== undefined && isRunning(pid)) as number[];
+}
+
+/** Everything a sandbox could leave: processes, mounts, control groups, files of the driver, reserved users, our descriptors. */
+function traces({ stateDirectory }: Harness) {
+  const state = readdirSync(stateDirectory, { recursive: true }).map(String).sort();
+  const groups = existsSync("/sys/fs/cgroup")
+    ? readdirSync("/sys/fs/cgroup").flatMap((controller) => {
+        const path = join("/sys/fs/cgroup", controller);
+        return controller.startsWith("carrel-") ? [controller] : listIfDirectory(path).filter((name) => name.startsWith("carrel-"));
+      })
+    : [];
+  const leftovers = readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name) && isRunning(Number(name)))
+    .filter((name) => readFileSync(`/proc/${name}/cmdline`, "utf8").includes("4321") || runsAsSandbox(name));
+  const mounts = readFileSync("/proc/self/mountinfo", "utf8").split("\n").length;
+  return { state, groups, leftovers, mounts, descriptors: readdirSync("/proc/self/fd").length };
+}
+
+function listIfDirectory(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch {
+    return [];
+  }
+}
+
+function runsAsSandbox(pid: string): boolean {
+  if (!isRoot) return false;
+  const uid = /^Uid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+  return Number(uid) >= 1_900_000_000;
+}

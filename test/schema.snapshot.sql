@@ -1,0 +1,161 @@
+-- The schema after all migrations. Not written by hand: UPDATE_SCHEMA=1 npm test -- test/api/db-schema.test.ts
+
+table app_user (
+  email text
+  id uuid not null
+  issuer text not null
+  registered_at timestamp with time zone not null default now()
+  subject text not null
+  constraint app_user_issuer_subject_key UNIQUE (issuer, subject)
+  constraint app_user_pkey PRIMARY KEY (id)
+)
+
+table command (
+  id integer not null
+  payload bytea not null
+  session_id text not null
+  constraint command_id_check CHECK ((id > 0))
+  constraint command_pkey PRIMARY KEY (session_id, id)
+  constraint command_session_id_fkey FOREIGN KEY (session_id) REFERENCES session(id)
+)
+
+table credential (
+  created_at timestamp with time zone not null default now()
+  envelope bytea not null
+  generation integer not null
+  kind text not null
+  user_id uuid not null
+  constraint credential_generation_check CHECK ((generation > 0))
+  constraint credential_kind_check CHECK ((kind = ANY (ARRAY['api_key'::text, 'oauth_token'::text])))
+  constraint credential_pkey PRIMARY KEY (user_id)
+  constraint credential_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_user(id)
+)
+
+table event (
+  chain bytea not null
+  created_at timestamp with time zone not null
+  epoch integer not null
+  payload bytea not null
+  runner_seq integer
+  seq integer not null
+  session_id text not null
+  turn integer not null
+  constraint event_pkey PRIMARY KEY (session_id, seq)
+  constraint event_seq_check CHECK ((seq > 0))
+  constraint event_session_id_epoch_runner_seq_key UNIQUE (session_id, epoch, runner_seq)
+  constraint event_session_id_fkey FOREIGN KEY (session_id) REFERENCES session(id)
+)
+
+table kek_canary (
+  created_at timestamp with time zone not null default now()
+  envelope bytea not null
+  kid text not null
+  state text not null
+  constraint kek_canary_pkey PRIMARY KEY (kid)
+  constraint kek_canary_state_check CHECK ((state = ANY (ARRAY['active'::text, 'retired'::text])))
+)
+
+table pause (
+  answered_by text
+  created_at timestamp with time zone not null default now()
+  epoch integer not null
+  id text not null
+  input_hash text not null
+  kind text not null
+  outcome text
+  request bytea not null
+  seq integer not null
+  session_id text not null
+  constraint pause_kind_check CHECK ((kind = ANY (ARRAY['approval'::text, 'question'::text])))
+  constraint pause_pkey PRIMARY KEY (session_id, id)
+  constraint pause_session_id_fkey FOREIGN KEY (session_id) REFERENCES session(id)
+)
+CREATE INDEX pause_open ON public.pause USING btree (session_id) WHERE (outcome IS NULL)
+
+table queued_prompt (
+  seq integer not null
+  session_id text not null
+  constraint queued_prompt_pkey PRIMARY KEY (session_id, seq)
+  constraint queued_prompt_session_id_fkey FOREIGN KEY (session_id) REFERENCES session(id)
+)
+
+table request_id (
+  created_at timestamp with time zone not null default now()
+  method text not null
+  owner_id uuid not null
+  parameters bytea not null
+  request_id text not null
+  response bytea not null
+  constraint request_id_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES app_user(id)
+  constraint request_id_pkey PRIMARY KEY (owner_id, method, request_id)
+)
+CREATE INDEX request_id_age ON public.request_id USING btree (created_at)
+
+table session (
+  acked_command_id integer not null default 0
+  allowed_tools text[] not null
+  attach_hash bytea
+  chain bytea not null
+  created_at timestamp with time zone not null default now()
+  denied_tools text[] not null
+  desired text not null
+  end_reason text
+  epoch integer not null default 0
+  error_message bytea
+  exit_code integer
+  handle jsonb
+  id text not null
+  initial_prompt bytea
+  last_command_id integer not null default 0
+  last_runner_seq integer not null default 0
+  last_seq integer not null default 0
+  lease_hash bytea
+  lease_until timestamp with time zone
+  model text not null
+  name text not null
+  num_turns integer not null default 0
+  owner_id uuid not null
+  pending_count integer not null default 0
+  permission_mode text not null
+  phantom_hash bytea
+  queued_prompts integer not null default 0
+  restarts integer not null default 0
+  restarts_since timestamp with time zone
+  sdk_session_id text
+  session_patterns text[] not null default '{}'::text[]
+  started_at timestamp with time zone
+  state text not null
+  state_since timestamp with time zone not null default now()
+  terminated_at timestamp with time zone
+  turn integer not null default 0
+  turn_acted boolean not null default false
+  turn_started_at timestamp with time zone
+  turn_usage jsonb not null
+  usage jsonb not null
+  constraint session_attach_hash_key UNIQUE (attach_hash)
+  constraint session_check CHECK (((state = 'ended'::text) = (terminated_at IS NOT NULL)))
+  constraint session_check1 CHECK (((end_reason IS NULL) OR (desired = 'end'::text)))
+  constraint session_desired_check CHECK ((desired = ANY (ARRAY['run'::text, 'end'::text])))
+  constraint session_lease_hash_key UNIQUE (lease_hash)
+  constraint session_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES app_user(id)
+  constraint session_phantom_hash_key UNIQUE (phantom_hash)
+  constraint session_pkey PRIMARY KEY (id)
+  constraint session_state_check CHECK ((state = ANY (ARRAY['requested'::text, 'starting'::text, 'running'::text, 'ending'::text, 'ended'::text])))
+)
+CREATE INDEX session_alive ON public.session USING btree (state) WHERE (state <> 'ended'::text)
+CREATE INDEX session_by_owner ON public.session USING btree (owner_id, id DESC)
+
+table user_key (
+  created_at timestamp with time zone not null default now()
+  destroyed_at timestamp with time zone
+  kid text not null
+  state text not null
+  user_id uuid not null
+  version integer not null
+  wrapped bytea not null
+  constraint user_key_pkey PRIMARY KEY (user_id, version)
+  constraint user_key_state_check CHECK ((state = ANY (ARRAY['active'::text, 'decrypt_only'::text, 'destroyed'::text])))
+  constraint user_key_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_user(id)
+  constraint user_key_version_check CHECK ((version > 0))
+)
+CREATE UNIQUE INDEX user_key_one_active ON public.user_key USING btree (user_id) WHERE (state = 'active'::text)
