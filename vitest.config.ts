@@ -16,7 +16,7 @@ export default defineConfig({
         test: {
           name: "system",
           include: ["test/{api,contract,e2e,faults}/**/*.test.ts"],
-          globalSetup: ["test/support/postgres-setup.ts"],
+          globalSetup: ["test/support/postgres-setup.ts", "test/support/runner-setup.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,
           teardownTimeout: 30_000,
