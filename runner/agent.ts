@@ -21,6 +21,8 @@ export type AgentOptions = {
 /** The `claude` program behind the few things Carrel needs of it. One process, one conversation, many turns. */
 export type Agent = {
   prompt(text: string): void;
+  /** Sets what the agent was not started with. */
+  configure(settings: { model: string; planMode: boolean }): Promise<void>;
   interrupt(): Promise<void>;
   /** Resolves when the process is gone; with the error it went by, if any. */
   ended: Promise<Error | undefined>;
@@ -57,6 +59,10 @@ export function startAgent(options: AgentOptions): Agent {
   });
   return {
     prompt: prompts.add,
+    async configure({ model, planMode }) {
+      if (model !== options.model) await session.setModel(model || undefined);
+      if (planMode !== options.planMode) await session.setPermissionMode(planMode ? "plan" : "default");
+    },
     interrupt: async () => void (await session.interrupt()),
     ended: consume(session, options.onMessage),
     stop() {

@@ -6,15 +6,26 @@ import { type Channel, Fenced, openChannel } from "./channel.ts";
 import { forwardLoopback } from "./forward.ts";
 import { createTranslator } from "./translate.ts";
 
-type Boot = { attachToken: string; socket: string; claude: string };
+type Boot = {
+  attachToken: string;
+  phantomToken: string;
+  socket: string;
+  claude: string;
+  cwd: string;
+  resume: string;
+  model: string;
+  planMode: boolean;
+};
 
 /** Crashes of the agent in a row, without a finished turn between them, after which the session has failed. */
 const mostCrashes = 3;
 
 async function run(boot: Boot): Promise<number> {
-  const channel = await openChannel(boot.socket, boot.attachToken);
   const forward = await forwardLoopback(boot.socket);
-  const driver = createDriver(boot, channel, forward.url);
+  // The agent starts while the runner attaches, which may take until somebody wants this sandbox.
+  const driver = createDriver(boot, forward.url);
+  const channel = await openChannel(boot.socket, boot.attachToken);
+  await driver.serve(channel);
   channel.follow(driver.onCommand).catch((error: unknown) => leave(error));
   const exit = await driver.ended;
   await channel.detach(exit.reason, exit.code);
@@ -23,12 +34,14 @@ async function run(boot: Boot): Promise<number> {
 
 type Exit = { reason: string; code: number };
 
-function createDriver(boot: Boot, channel: Channel, modelUrl: string) {
-  const manifest = channel.attached.manifest!;
+function createDriver(boot: Boot, modelUrl: string) {
+  const attached = Promise.withResolvers<Channel>();
+  let channel: Channel | undefined;
+  let settings = { model: boot.model, planMode: boot.planMode };
   const decisions = new Map<string, (decision: Decision) => void>();
   const early = new Map<string, Decision>();
   const { promise: ended, resolve: end } = Promise.withResolvers<Exit>();
-  let conversation = manifest.resumeSdkSessionId;
+  let conversation = boot.resume;
   let turn = 0;
   let interrupted = false;
   let crashes = 0;
@@ -36,10 +49,11 @@ function createDriver(boot: Boot, channel: Channel, modelUrl: string) {
   const translator = createTranslator(() => interrupted);
 
   const decide = async (call: ToolCall): Promise<Decision> => {
+    const live = await attached.promise;
     // The call itself is in the log before anybody is asked about it.
-    await channel.flushed();
+    await live.flushed();
     const { toolUseId, toolName, input } = call;
-    const answer = await channel.decide({ toolUseId, toolName, input, parentToolUseId: translator.parentOf(call.agentId) });
+    const answer = await live.decide({ toolUseId, toolName, input, parentToolUseId: translator.parentOf(call.agentId) });
     if (answer.decision) return decisionOf(answer.decision);
     const known = early.get(toolUseId);
     if (known) return known;
@@ -52,10 +66,9 @@ function createDriver(boot: Boot, channel: Channel, modelUrl: string) {
   const start = (): Agent => {
     const agent = startAgent({
       claudePath: boot.claude,
-      cwd: manifest.cwd,
-      model: manifest.model,
-      planMode: manifest.planMode,
-      environment: agentEnvironment(manifest.environment, modelUrl, manifest.phantomToken),
+      cwd: boot.cwd,
+      ...settings,
+      environment: agentEnvironment(modelUrl, boot.phantomToken),
       resume: conversation,
       decide,
       onStderr(data) {
@@ -64,10 +77,10 @@ function createDriver(boot: Boot, channel: Channel, modelUrl: string) {
       },
       onMessage(message) {
         const translated = translator.translate(message);
-        if (translated.delta) channel.pushDelta(translated.delta);
+        if (translated.delta) channel?.pushDelta(translated.delta);
         for (const event of translated.events) if (event.case === "sdkSessionId") conversation = event.value.id ?? conversation;
         if (translated.turnEnded) finishTurn();
-        channel.append(translated.events);
+        channel?.append(translated.events);
       },
     });
     void agent.ended.then((error) => onAgentEnded(agent, error));
@@ -87,7 +100,7 @@ function createDriver(boot: Boot, channel: Channel, modelUrl: string) {
     if (turn === 0) return;
     crashes += 1;
     const details = [error?.message, stderrTail.trim()].filter(Boolean).join("\n");
-    channel.append([
+    channel?.append([
       { case: "sessionError", value: { error: "agent_crashed", details } },
       { case: "result", value: { success: false, subtype: "agent_crashed", summary: error?.message ?? "the agent left in the middle of a turn" } },
     ]);
@@ -129,7 +142,15 @@ function createDriver(boot: Boot, channel: Channel, modelUrl: string) {
       }
     }
   };
-  return { onCommand, ended };
+  /** Hands over the live channel. What the session wants of the agent is set before its first prompt. */
+  const serve = async (live: Channel): Promise<void> => {
+    const { model = "", planMode = false } = live.attached.manifest ?? {};
+    settings = { model, planMode };
+    channel = live;
+    attached.resolve(live);
+    await current?.configure(settings);
+  };
+  return { onCommand, ended, serve };
 }
 
 function decisionOf(decision: ToolDecision): Decision {
@@ -137,9 +158,8 @@ function decisionOf(decision: ToolDecision): Decision {
 }
 
 /** The whole environment of the agent. The token in it opens the model gateway of this sandbox and nothing else. */
-function agentEnvironment(profile: Record<string, string>, modelUrl: string, phantomToken: string): Record<string, string> {
+function agentEnvironment(modelUrl: string, phantomToken: string): Record<string, string> {
   return {
-    ...profile,
     HOME: process.env["HOME"] ?? "/home/agent",
     PATH: process.env["PATH"] ?? "/usr/bin:/bin",
     LANG: "C.UTF-8",

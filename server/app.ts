@@ -15,7 +15,9 @@ import { readPriceTable } from "./broker/prices.ts";
 import { createBell } from "./bell.ts";
 import { createChannelActions } from "./channel/actions.ts";
 import { createChangedSessions } from "./channel/changed-sessions.ts";
-import { decide, derivePattern, parsePattern, patternMatches } from "./channel/permissions-temp.ts";
+import { derivePattern } from "./channel/permissions/derive.ts";
+import { decide, patternMatches } from "./channel/permissions/engine.ts";
+import { parsePattern } from "./channel/permissions/pattern.ts";
 import { createChannelService } from "./channel/service.ts";
 import type { Config } from "./config.ts";
 import { createOpenedCredentials } from "./credentials/opened.ts";
@@ -42,13 +44,14 @@ import type { Log } from "./log.ts";
 import { createRegistrationService } from "./registration/service.ts";
 import { findRegistration } from "./registration/store.ts";
 import { createBells } from "./runners/bells.ts";
-import { createLauncher, inside } from "./runners/launcher.ts";
+import { createLauncher } from "./runners/launcher.ts";
 import { createLeaseInterceptor } from "./runners/leases.ts";
 import { createRunnerListener } from "./runners/listener.ts";
 import { createReconciler } from "./runners/reconciler.ts";
 import { createRunnerServer } from "./runners/server.ts";
 import { createRunnerService } from "./runners/service.ts";
 import { findByLeaseHash } from "./runners/store.ts";
+import { createStandby } from "./runners/standby.ts";
 import { selectDriver } from "./sandbox/select.ts";
 import { sessionMessage } from "./sessions/message.ts";
 import { once } from "./sessions/request-ids.ts";
@@ -120,7 +123,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     ...ledger,
     baseUrl: config.anthropicBaseUrl,
     openCredential: credentials.open,
-    sessionOf: (request) => runnerServer.sessionOf(request),
+    boxOf: (request) => runnerServer.boxOf(request),
     log,
   });
   closers.push(gateway.close);
@@ -138,7 +141,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
         onDetached: (sessionId, exit) => reconciler.detached(sessionId, exit),
         staleMs: config.heartbeatStaleMs,
         heartbeatMs: config.heartbeatMs,
-        agent: { cwd: inside.workspace, environment: {} },
+        assigned: (attachToken, signal) => standby.assigned(attachToken, signal),
       })),
     interceptors: [createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }), createValidateInterceptor()],
     peekProtocol,
@@ -159,7 +162,10 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     programs: { node: process.execPath, runner: config.runnerPath, claude: config.claudePath },
     limits: config.sandboxLimits,
   });
+  const standby = createStandby({ launcher, log, size: config.standbySandboxes });
+  closers.push(standby.close);
   const reconciler = createReconciler({
+    standby,
     db,
     journal,
     launcher,

@@ -24,6 +24,7 @@ export type Config = Readonly<{
   allowedEmailDomains: readonly string[];
   sandbox: SandboxChoice;
   sandboxLimits: { memoryBytes: number; cpus: number; processes: number };
+  standbySandboxes: number;
   claudePath: string;
   runnerPath: string;
   anthropicBaseUrl: URL;
@@ -60,6 +61,7 @@ export const settings = {
   memoryBytes: setting("CARREL_SANDBOX_MEMORY_BYTES", "2147483648", "memory of one sandbox", integer(64 * 1024 * 1024, 2 ** 46)),
   cpus: setting("CARREL_SANDBOX_CPUS", "1", "processor cores of one sandbox", number(0.1, 1024)),
   processes: setting("CARREL_SANDBOX_PROCESSES", "512", "processes and threads of one sandbox", integer(32, 1_000_000)),
+  standbySandboxes: setting("CARREL_STANDBY_SANDBOXES", "1", "sandboxes with a started agent kept ready, about 200 MB each, so that a new session answers at once", integer(0, 100)),
   claudePath: setting("CARREL_CLAUDE_PATH", "", "the `claude` program; default the pinned one from npm", optional(path)),
   anthropicBaseUrl: setting("CARREL_ANTHROPIC_BASE_URL", "https://api.anthropic.com", "where the model gateway sends requests", url),
   priceTable: setting("CARREL_PRICE_TABLE", "", "price table (JSON) instead of the shipped one", optional(file)),

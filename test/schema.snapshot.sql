@@ -95,6 +95,7 @@ table session (
   acked_command_id integer not null default 0
   allowed_tools text[] not null
   attach_hash bytea
+  box text
   chain bytea not null
   created_at timestamp with time zone not null default now()
   denied_tools text[] not null
@@ -133,6 +134,7 @@ table session (
   turn_usage jsonb not null
   usage jsonb not null
   constraint session_attach_hash_key UNIQUE (attach_hash)
+  constraint session_box_key UNIQUE (box)
   constraint session_check CHECK (((state = 'ended'::text) = (terminated_at IS NOT NULL)))
   constraint session_check1 CHECK (((end_reason IS NULL) OR (desired = 'end'::text)))
   constraint session_desired_check CHECK ((desired = ANY (ARRAY['run'::text, 'end'::text])))

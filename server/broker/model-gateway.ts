@@ -11,7 +11,7 @@ const allowed = new Set(["/v1/messages", "/v1/messages?beta=true", "/v1/messages
 const passedRequestHeaders = ["anthropic-version", "anthropic-beta", "content-type", "content-length", "user-agent", "accept", "x-app", "anthropic-dangerous-direct-browser-access"];
 const droppedResponseHeaders = new Set(["connection", "keep-alive", "transfer-encoding", "set-cookie", "proxy-authenticate", "upgrade", "trailer"]);
 
-export type PhantomSession = { sessionId: string; ownerId: string; epoch: number };
+export type PhantomSession = { sessionId: string; ownerId: string; epoch: number; box: string | null };
 
 /** A borrowed secret: used at once, then released, which wipes it. */
 export type ProviderSecret = { kind: "api_key" | "oauth_token"; secret: Uint8Array; release(): void };
@@ -23,8 +23,8 @@ export type ModelGatewayDeps = {
   /** The owner's provider secret; undefined when none is stored. */
   openCredential(userId: string): Promise<ProviderSecret | undefined>;
   recordUsage(session: PhantomSession, metered: Metered): Promise<void>;
-  /** The session whose socket a request came through. */
-  sessionOf(request: IncomingMessage): string | undefined;
+  /** The box whose socket a request came through. */
+  boxOf(request: IncomingMessage): string | undefined;
   log: Log;
 };
 
@@ -81,7 +81,7 @@ async function authenticate(deps: ModelGatewayDeps, request: IncomingMessage): P
   const token = typeof key === "string" ? key : bearer;
   if (!token || token.length > 200) return undefined;
   const session = await deps.findPhantom(token);
-  return session && deps.sessionOf(request) === session.sessionId ? session : undefined;
+  return session && deps.boxOf(request) === session.box ? session : undefined;
 }
 
 function upstreamHeaders(request: IncomingMessage, { kind, secret }: ProviderSecret): http.OutgoingHttpHeaders {

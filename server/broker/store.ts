@@ -6,10 +6,10 @@ import type { PhantomSession } from "./model-gateway.ts";
 export async function findPhantomSession(db: Kysely<Database>, phantomHash: Uint8Array): Promise<PhantomSession | undefined> {
   const row = await db
     .selectFrom("session")
-    .select(["id", "owner_id", "epoch"])
+    .select(["id", "owner_id", "epoch", "box"])
     .where("phantom_hash", "=", Buffer.from(phantomHash))
     .where("state", "=", "running")
     .where("desired", "=", "run")
     .executeTakeFirst();
-  return row && { sessionId: row.id, ownerId: row.owner_id, epoch: row.epoch };
+  return row && { sessionId: row.id, ownerId: row.owner_id, epoch: row.epoch, box: row.box };
 }

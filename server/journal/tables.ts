@@ -36,6 +36,8 @@ export type SessionTable = {
   attach_hash: NullableBytes;
   lease_hash: NullableBytes;
   phantom_hash: NullableBytes;
+  /** Names the files and the socket of its sandboxes, which keep them from one epoch to the next; null before the first. */
+  box: string | null;
   handle: ColumnType<SandboxHandle | null, string | null | undefined, string | null>;
   last_seq: Generated<number>;
   chain: Bytes;

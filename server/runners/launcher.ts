@@ -19,22 +19,34 @@ export type LauncherOptions = {
   limits: SandboxLimits;
 };
 
+/** What a runner is told at its start, by standard input. The rest of its orders it gets when it attaches. */
+export type Boot = {
+  /** Worth one Attach. */
+  attachToken: string;
+  /** What the agent shows the model gateway. */
+  phantomToken: string;
+  /** The conversation to take up again; empty starts a new one. */
+  resume: string;
+  model: string;
+  planMode: boolean;
+};
+
 export type Launcher = {
-  /** Starts the sandbox of one epoch of a session. The attach token goes in by standard input. */
-  launch(sessionId: string, epoch: number, attachToken: string): Promise<SandboxHandle>;
-  /** Ends everything of a handle; the session's files stay. */
+  /** Starts a sandbox over the files of a box. `run` tells the sandboxes of one box apart. */
+  launch(box: string, run: number, boot: Boot): Promise<SandboxHandle>;
+  /** Ends everything of a handle; the box's files stay. */
   destroy(handle: SandboxHandle): Promise<void>;
   isRunning(handle: SandboxHandle): Promise<boolean>;
   exitCode(handle: SandboxHandle): Promise<number | null>;
   /** Resolves when the sandbox has exited. */
   wait(handle: SandboxHandle, signal: AbortSignal): Promise<void>;
-  /** Opens the socket of a sandbox that an earlier control plane started. */
-  adopt(sessionId: string): Promise<void>;
-  /** Removes socket, workspace, home and log of a session that has ended. */
-  removeFiles(sessionId: string): Promise<void>;
-  /** Sandboxes of this installation that are alive, by session. */
-  list(): Promise<{ sessionId: string; handle: SandboxHandle }[]>;
-  logPath(sessionId: string): string;
+  /** Opens the socket of a box that an earlier control plane made. */
+  adopt(box: string): Promise<void>;
+  /** Removes socket, workspace, home and log of a box. */
+  removeFiles(box: string): Promise<void>;
+  /** Sandboxes of this installation that are alive. */
+  list(): Promise<{ box: string; run: number; handle: SandboxHandle }[]>;
+  logPath(box: string): string;
 };
 
 /** Where things are inside every sandbox. */
@@ -42,7 +54,6 @@ export const inside = {
   workspace: "/workspace",
   home: "/home/agent",
   channel: "/run/carrel/channel",
-  state: "/run/carrel/state",
   node: "/opt/carrel/node",
   runner: "/opt/carrel/runner.mjs",
   claude: "/opt/carrel/claude",
@@ -52,29 +63,28 @@ export const socketName = "carrel.sock";
 
 export function createLauncher(options: LauncherOptions): Launcher {
   const { driver, listener } = options;
-  const runtime = (sessionId: string) => join(options.runtimeDirectory, sessionId);
-  const workspace = (sessionId: string) => join(options.dataDirectory, "sandboxes", sessionId);
-  const logPath = (sessionId: string) => join(runtime(sessionId), "sandbox.log");
-  const listen = (sessionId: string) => listener.open(sessionId, join(runtime(sessionId), "channel", socketName));
+  const runtime = (box: string) => join(options.runtimeDirectory, box);
+  const lasting = (box: string) => join(options.dataDirectory, "sandboxes", box);
+  const listen = (box: string) => listener.open(box, join(runtime(box), "channel", socketName));
 
   return {
-    logPath,
+    logPath: (box) => join(runtime(box), "sandbox.log"),
     adopt: listen,
-    async launch(sessionId, epoch, attachToken) {
-      const mounts = writableMounts(runtime(sessionId), workspace(sessionId));
-      await mkdir(join(runtime(sessionId), "channel"), { recursive: true, mode: 0o755 });
-      for (const mount of mounts) await mkdir(mount.source, { recursive: true, mode: 0o700 });
-      await listen(sessionId);
+    async launch(box, run, boot) {
+      const writable = writableMounts(runtime(box), lasting(box));
+      await mkdir(join(runtime(box), "channel"), { recursive: true, mode: 0o755 });
+      for (const mount of writable) await mkdir(mount.source, { recursive: true, mode: 0o700 });
+      await listen(box);
       return driver.start({
-        id: `${sessionId.replace("_", "-")}-${epoch}`,
-        labels: { installation: options.installation, session: sessionId, epoch: String(epoch) },
+        id: `${box.replace("_", "-")}-${run}`,
+        labels: { installation: options.installation, box, run: String(run) },
         command: [inside.node, inside.runner],
         cwd: inside.workspace,
         environment: { HOME: inside.home, PATH: "/usr/local/bin:/usr/bin:/bin", LANG: "C.UTF-8", TERM: "dumb" },
-        readOnly: readOnlyMounts(options.programs, join(runtime(sessionId), "channel")),
-        writable: mounts,
-        stdin: new TextEncoder().encode(JSON.stringify({ attachToken, socket: join(inside.channel, socketName), state: inside.state, claude: inside.claude })),
-        logPath: logPath(sessionId),
+        readOnly: readOnlyMounts(options.programs, join(runtime(box), "channel")),
+        writable,
+        stdin: new TextEncoder().encode(JSON.stringify({ ...boot, socket: join(inside.channel, socketName), cwd: inside.workspace, claude: inside.claude })),
+        logPath: join(runtime(box), "sandbox.log"),
         limits: options.limits,
       });
     },
@@ -87,25 +97,24 @@ export function createLauncher(options: LauncherOptions): Launcher {
     async wait(handle, signal) {
       await driver.wait(handle, signal);
     },
-    async removeFiles(sessionId) {
-      await listener.close(sessionId);
-      await rm(runtime(sessionId), { recursive: true, force: true });
-      await rm(workspace(sessionId), { recursive: true, force: true });
+    async removeFiles(box) {
+      await listener.close(box);
+      await rm(runtime(box), { recursive: true, force: true });
+      await rm(lasting(box), { recursive: true, force: true });
     },
     async list() {
       const handles = await driver.list();
       return handles
-        .filter((handle) => handle.labels["installation"] === options.installation)
-        .map((handle) => ({ sessionId: handle.labels["session"] ?? "", handle }));
+        .filter(({ labels }) => labels["installation"] === options.installation)
+        .map((handle) => ({ box: handle.labels["box"] ?? "", run: Number(handle.labels["run"]), handle }));
     },
   };
 }
 
-function writableMounts(runtime: string, workspace: string) {
+function writableMounts(runtime: string, lasting: string) {
   return [
-    { source: join(workspace, "workspace"), target: inside.workspace },
+    { source: join(lasting, "workspace"), target: inside.workspace },
     { source: join(runtime, "home"), target: inside.home },
-    { source: join(runtime, "state"), target: inside.state },
   ];
 }
 

@@ -4,19 +4,19 @@ import { refusal } from "../errors.ts";
 import type { Guard } from "../journal/journal.ts";
 
 /** The right of one runner to act for one session. */
-export type Lease = { sessionId: string; epoch: number };
+export type Lease = { sessionId: string; epoch: number; box: string | null };
 
 export const leaseKey = createContextKey<Lease | undefined>(undefined, { description: "carrel.lease" });
 
-/** The session whose own socket a call came through; undefined where the transport cannot tell. */
-export const socketSessionKey = createContextKey<string | undefined>(undefined, { description: "carrel.socket-session" });
+/** The box whose socket a call came through; undefined where the transport cannot tell. */
+export const socketBoxKey = createContextKey<string | undefined>(undefined, { description: "carrel.socket-box" });
 
 /** Leases remembered by the hash of their token. A lease never changes its session or epoch, so remembering is safe: fencing is the append statement's. */
 const remembered = 10_000;
 
 export type LeaseInterceptorDeps = {
   hashToken(token: string): Uint8Array;
-  findLease(hash: Uint8Array): Promise<{ id: string; epoch: number } | undefined>;
+  findLease(hash: Uint8Array): Promise<{ id: string; epoch: number; box: string | null } | undefined>;
 };
 
 /** Puts the caller's lease into the context of every call but Attach, or refuses. */
@@ -28,15 +28,15 @@ export function createLeaseInterceptor({ hashToken, findLease }: LeaseIntercepto
     const row = await findLease(hashToken(token));
     if (!row) throw fenced();
     if (leases.size >= remembered) leases.delete(leases.keys().next().value!);
-    const lease = { sessionId: row.id, epoch: row.epoch };
+    const lease = { sessionId: row.id, epoch: row.epoch, box: row.box };
     leases.set(token, lease);
     return lease;
   };
   return (next) => async (request) => {
     if (request.method.name !== "Attach") {
       const lease = await find(bearer(request.header));
-      const socket = request.contextValues.get(socketSessionKey);
-      if (socket !== undefined && socket !== lease.sessionId) throw fenced();
+      const socket = request.contextValues.get(socketBoxKey);
+      if (socket !== undefined && socket !== lease.box) throw fenced();
       request.contextValues.set(leaseKey, lease);
     }
     return next(request);

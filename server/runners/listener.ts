@@ -2,38 +2,38 @@ import { chmod, rm } from "node:fs/promises";
 import net from "node:net";
 import type { Log } from "../log.ts";
 
-/** One Unix socket for each live sandbox, all served by the same HTTP server. Which socket a call came through is known. */
+/** One Unix socket for each box, all served by the same HTTP server. Which socket a call came through is known. */
 export type RunnerListener = {
-  /** Listens on `path` for the sandbox of a session; does nothing when it already does. */
-  open(sessionId: string, path: string): Promise<void>;
-  close(sessionId: string): Promise<void>;
+  /** Listens on `path` for the sandboxes of a box; does nothing when it already does. */
+  open(box: string, path: string): Promise<void>;
+  close(box: string): Promise<void>;
   closeAll(): Promise<void>;
   readonly size: number;
 };
 
-/** @param accept takes over a connected socket of a session's sandbox. */
-export function createRunnerListener(accept: (socket: net.Socket, sessionId: string) => void, log: Log): RunnerListener {
+/** @param accept takes over a connected socket of a box. */
+export function createRunnerListener(accept: (socket: net.Socket, box: string) => void, log: Log): RunnerListener {
   const servers = new Map<string, { server: net.Server; sockets: Set<net.Socket> }>();
 
-  const close = async (sessionId: string): Promise<void> => {
-    const open = servers.get(sessionId);
+  const close = async (box: string): Promise<void> => {
+    const open = servers.get(box);
     if (!open) return;
-    servers.delete(sessionId);
+    servers.delete(box);
     for (const socket of open.sockets) socket.destroy();
     await new Promise<void>((resolve) => open.server.close(() => resolve()));
   };
 
   return {
-    async open(sessionId, path) {
-      if (servers.has(sessionId)) return;
+    async open(box, path) {
+      if (servers.has(box)) return;
       const sockets = new Set<net.Socket>();
       const server = net.createServer((socket) => {
         sockets.add(socket);
         socket.on("close", () => sockets.delete(socket));
-        socket.on("error", (error) => log.debug({ session_id: sessionId, error: error.message }, "sandbox socket failed"));
-        accept(socket, sessionId);
+        socket.on("error", (error) => log.debug({ box, error: error.message }, "sandbox socket failed"));
+        accept(socket, box);
       });
-      servers.set(sessionId, { server, sockets });
+      servers.set(box, { server, sockets });
       // A socket file of an earlier process answers nobody; the sandbox sees the new one through the directory it was given.
       await rm(path, { force: true });
       await new Promise<void>((resolve, reject) => server.once("error", reject).listen(path, resolve));

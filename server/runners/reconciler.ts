@@ -5,7 +5,7 @@ import type { Log } from "../log.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { nextStep, type Observed } from "./rules.ts";
 import { keepHandle, present, requestEnd, type StepDeps, steps } from "./steps.ts";
-import { databaseNow, listAlive } from "./store.ts";
+import { databaseNow, findByBox, listAlive } from "./store.ts";
 
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   db: Kysely<Database>;
@@ -75,6 +75,7 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
     async start() {
       await adoptSandboxes(options, deps);
       await lookAtAll();
+      options.standby.start();
     },
     async detached(sessionId, exit) {
       await options.journal.change(sessionId, present, (change) => {
@@ -134,16 +135,17 @@ async function observe(options: ReconcilerOptions, session: SessionRow, startedA
 
 /** Sandboxes of sessions that want them are taken back; the others are destroyed: the store wins. */
 async function adoptSandboxes(options: ReconcilerOptions, deps: StepDeps): Promise<void> {
-  for (const { sessionId, handle } of await options.launcher.list()) {
-    const session = await findSession(options.db, sessionId);
-    const epoch = Number(handle.labels["epoch"]);
-    if (session && session.state !== "ended" && session.epoch === epoch) {
-      await options.launcher.adopt(sessionId);
-      await keepHandle(deps, sessionId, epoch, handle);
-      options.log.info({ session_id: sessionId, epoch }, "sandbox taken back");
+  for (const { box, run, handle } of await options.launcher.list()) {
+    const session = await findByBox(options.db, box);
+    // A sandbox that stood by has run 0 and serves the first epoch.
+    if (session && session.state !== "ended" && session.epoch === Math.max(run, 1)) {
+      await options.launcher.adopt(box);
+      await keepHandle(deps, session.id, session.epoch, handle);
+      options.log.info({ session_id: session.id, epoch: session.epoch }, "sandbox taken back");
     } else {
       await options.launcher.destroy(handle);
-      options.log.info({ session_id: sessionId, epoch }, "orphaned sandbox destroyed");
+      if (!session) await options.launcher.removeFiles(box);
+      options.log.info({ box }, "orphaned sandbox destroyed");
     }
   }
 }

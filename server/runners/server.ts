@@ -4,7 +4,7 @@ import type { Socket } from "node:net";
 import { type ConnectRouter, createContextValues, type Interceptor } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import type { Log } from "../log.ts";
-import { socketSessionKey } from "./leases.ts";
+import { socketBoxKey } from "./leases.ts";
 
 export type RunnerServerOptions = {
   routes(router: ConnectRouter): void;
@@ -17,10 +17,10 @@ export type RunnerServerOptions = {
 };
 
 export type RunnerServer = {
-  /** Serves a connection that came through the socket of one session's sandbox. */
-  accept(socket: Socket, sessionId: string): void;
-  /** The session whose sandbox sent a request. */
-  sessionOf(request: IncomingMessage | Http2ServerRequest): string | undefined;
+  /** Serves a connection that came through the socket of a box. */
+  accept(socket: Socket, box: string): void;
+  /** The box whose sandbox sent a request. */
+  boxOf(request: IncomingMessage | Http2ServerRequest): string | undefined;
   close(): void;
 };
 
@@ -29,13 +29,13 @@ const messageBytes = 4 * 1024 * 1024;
 
 /** What sandboxes talk to: the runner's own service over HTTP/2, the agent's model requests over HTTP/1.1. No port, only sockets. */
 export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
-  const sessionOfSocket = new WeakMap<Socket, string>();
-  const sessionOfHttp2 = new WeakMap<Http2Session, string>();
+  const boxOfSocket = new WeakMap<Socket, string>();
+  const boxOfHttp2 = new WeakMap<Http2Session, string>();
   const shutdown = new AbortController();
   let accepting: string | undefined;
 
-  const sessionOf = (request: IncomingMessage | Http2ServerRequest): string | undefined =>
-    "stream" in request ? request.stream.session && sessionOfHttp2.get(request.stream.session) : sessionOfSocket.get(request.socket);
+  const boxOf = (request: IncomingMessage | Http2ServerRequest): string | undefined =>
+    "stream" in request ? request.stream.session && boxOfHttp2.get(request.stream.session) : boxOfSocket.get(request.socket);
 
   const rpc = connectNodeAdapter({
     routes: options.routes,
@@ -43,29 +43,29 @@ export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
     readMaxBytes: messageBytes,
     writeMaxBytes: messageBytes,
     shutdownSignal: shutdown.signal,
-    contextValues: (request) => createContextValues().set(socketSessionKey, sessionOf(request)),
+    contextValues: (request) => createContextValues().set(socketBoxKey, boxOf(request)),
   });
   const models = http.createServer({ requestTimeout: 0, keepAliveTimeout: 300_000 }, (request, response) => options.onModelRequest(request, response));
   const runners = http2.createServer({ maxSessionMemory: 64 }, (request, response) => rpc(request, response));
   runners.on("session", (session) => {
-    if (accepting !== undefined) sessionOfHttp2.set(session, accepting);
+    if (accepting !== undefined) boxOfHttp2.set(session, accepting);
     session.on("error", (error) => options.log.debug({ error: error.message }, "runner connection failed"));
   });
 
   return {
-    sessionOf,
-    accept(socket, sessionId) {
-      sessionOfSocket.set(socket, sessionId);
+    boxOf,
+    accept(socket, box) {
+      boxOfSocket.set(socket, box);
       options.peekProtocol(socket, peekTimeoutMs).then(
         (protocol) => {
           if (protocol === "silent") return socket.destroy();
           // The HTTP/2 session is made, and announced, while this call runs.
-          accepting = sessionId;
+          accepting = box;
           (protocol === "http2" ? runners : models).emit("connection", socket);
           accepting = undefined;
         },
         (error: Error) => {
-          options.log.debug({ session_id: sessionId, error: error.message }, "sandbox connection failed");
+          options.log.debug({ box, error: error.message }, "sandbox connection failed");
           socket.destroy();
         },
       );

@@ -29,13 +29,13 @@ export type RunnerServiceDeps = {
   commandBells: Bells;
   hashToken(token: string): Uint8Array;
   userVault(userId: string): Promise<UserVault>;
+  /** Waits until a sandbox that stands by is given to a session; false for every other token. */
+  assigned(attachToken: string, signal: AbortSignal): Promise<boolean>;
   decide(session: SessionRow, toolName: string, input: JsonObject): Verdict;
   /** The runner left by itself. */
   onDetached(sessionId: string, exit: { reason: string; exitCode: number }): Promise<void>;
   staleMs: number;
   heartbeatMs: number;
-  /** Working directory and environment of every agent. */
-  agent: { cwd: string; environment: Record<string, string> };
 };
 
 type DecisionInit = MessageInitShape<typeof ToolDecisionSchema>;
@@ -46,7 +46,10 @@ const questionTool = "AskUserQuestion";
 /** The server's side of the sandbox channel. */
 export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof RunnerService> {
   return {
-    attach: (request) => attach(deps, request.attachToken),
+    async attach({ attachToken }, context) {
+      await deps.assigned(attachToken, context.signal);
+      return attach(deps, attachToken);
+    },
     async *watchCommands(request, context) {
       const lease = requireLease(context, request);
       let cursor = request.afterCommandId;
@@ -99,7 +102,6 @@ async function attach(deps: RunnerServiceDeps, attachToken: string) {
   const found = await findByAttachHash(deps.db, hash);
   if (!found) throw fenced();
   const leaseToken = newToken("lease");
-  const phantomToken = newToken("phantom");
   return deps.journal.change(
     found.id,
     (session) => {
@@ -110,7 +112,6 @@ async function attach(deps: RunnerServiceDeps, attachToken: string) {
       change.set({
         attach_hash: null,
         lease_hash: Buffer.from(deps.hashToken(leaseToken)),
-        phantom_hash: Buffer.from(deps.hashToken(phantomToken)),
         lease_until: leaseEnd(change, deps.staleMs),
         state: "running",
         state_since: change.now,
@@ -118,18 +119,14 @@ async function attach(deps: RunnerServiceDeps, attachToken: string) {
         last_runner_seq: 0,
       });
       await startNextTurn(change);
-      const { id, epoch, model, sdk_session_id, permission_mode } = change.session;
+      const { id, epoch, model, permission_mode } = change.session;
       return {
         leaseToken,
         sessionId: id,
         epoch,
         manifest: {
-          cwd: deps.agent.cwd,
           model,
-          resumeSdkSessionId: sdk_session_id ?? "",
-          phantomToken,
           heartbeatMs: deps.heartbeatMs,
-          environment: { ...deps.agent.environment, CARREL_SESSION_ID: id },
           planMode: permission_mode === "plan",
         },
       };

@@ -1,6 +1,7 @@
 // The steps of the reconciler. Each reads nothing but the row it is given and writes under that row's lock; a step that
 // was overtaken refuses and the next look decides anew.
 import { readFile } from "node:fs/promises";
+import { newId } from "../ids.ts";
 import type { Change, Guard, Journal } from "../journal/journal.ts";
 import { closeOpenPauses } from "../journal/pauses.ts";
 import { sealText } from "../journal/seal.ts";
@@ -10,11 +11,13 @@ import { finishTurn, repeatTurn } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import type { Launcher } from "./launcher.ts";
 import type { Step } from "./rules.ts";
+import type { Standby } from "./standby.ts";
 import { newToken } from "./tokens.ts";
 
 export type StepDeps = {
   journal: Journal;
   launcher: Launcher;
+  standby: Standby;
   hashToken(token: string): Uint8Array;
   startupTimeoutMs: number;
   restartWindowMs: number;
@@ -33,21 +36,33 @@ export const steps: Record<Exclude<Step, "wait">, TakeStep> = {
   force_end: end,
 };
 
+/** A new conversation takes a sandbox that stands by, if there is one; everything else starts its own. */
 async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
-  const attachToken = newToken("attach");
-  const epoch = await deps.journal.change(session.id, unmoved(session), (change) => {
-    change.set({
-      epoch: change.session.epoch + 1,
-      state: "starting",
-      state_since: change.now,
-      attach_hash: Buffer.from(deps.hashToken(attachToken)),
-      lease_hash: null,
-      phantom_hash: null,
-      lease_until: new Date(change.now.getTime() + deps.startupTimeoutMs),
+  const ready = session.box === null ? deps.standby.take() : undefined;
+  const box = ready?.box ?? session.box ?? newId("box");
+  const attachToken = ready?.attachToken ?? newToken("attach");
+  const phantomToken = ready?.phantomToken ?? newToken("phantom");
+  const epoch = await deps.journal
+    .change(session.id, unmoved(session), (change) => {
+      change.set({
+        epoch: change.session.epoch + 1,
+        state: "starting",
+        state_since: change.now,
+        box,
+        attach_hash: Buffer.from(deps.hashToken(attachToken)),
+        lease_hash: null,
+        phantom_hash: Buffer.from(deps.hashToken(phantomToken)),
+        lease_until: new Date(change.now.getTime() + deps.startupTimeoutMs),
+      });
+      return change.session.epoch;
+    })
+    .catch(async (error: unknown) => {
+      if (ready) await deps.launcher.destroy(ready.handle);
+      throw error;
     });
-    return change.session.epoch;
-  });
-  await keepHandle(deps, session.id, epoch, await deps.launcher.launch(session.id, epoch, attachToken));
+  ready?.assign();
+  const boot = { attachToken, phantomToken, resume: session.sdk_session_id ?? "", model: session.model, planMode: session.permission_mode === "plan" };
+  await keepHandle(deps, session.id, epoch, ready?.handle ?? (await deps.launcher.launch(box, epoch, boot)));
 }
 
 /** Ties a sandbox to its session; one that its session no longer wants is ended again at once. */
@@ -101,7 +116,7 @@ async function askToEnd(deps: StepDeps, session: SessionRow): Promise<void> {
 async function end(deps: StepDeps, session: SessionRow): Promise<void> {
   const exitCode = session.handle ? await deps.launcher.exitCode(session.handle) : null;
   if (session.handle) await deps.launcher.destroy(session.handle);
-  await deps.launcher.removeFiles(session.id);
+  if (session.box) await deps.launcher.removeFiles(session.box);
   await deps.journal.change(session.id, unmoved(session), (change) => finalize(change, session.exit_code ?? exitCode));
 }
 
@@ -131,7 +146,7 @@ async function finalize(change: Change, exitCode: number | null): Promise<void> 
 
 /** Writes the wish to end with what the sandbox said last; the next look carries it out. The first reason wins. */
 async function wishEnd(deps: StepDeps, session: SessionRow, reason: EndReasonWord, message: string): Promise<void> {
-  const tail = await lastOutput(deps.launcher.logPath(session.id));
+  const tail = session.box ? await lastOutput(deps.launcher.logPath(session.box)) : "";
   await deps.journal.change(session.id, unmoved(session), (change) => requestEnd(change, reason, tail ? `${message}\n${tail}` : message));
 }
 

@@ -1,13 +1,14 @@
 import { type Kysely, sql } from "kysely";
 import type { Database } from "../db/database.ts";
+import type { SessionRow } from "../journal/store.ts";
 
 /** The session whose sandbox was started with this attach token. */
 export async function findByAttachHash(db: Kysely<Database>, attachHash: Uint8Array): Promise<{ id: string } | undefined> {
   return db.selectFrom("session").select("id").where("attach_hash", "=", Buffer.from(attachHash)).executeTakeFirst();
 }
 
-export async function findByLeaseHash(db: Kysely<Database>, leaseHash: Uint8Array): Promise<{ id: string; epoch: number } | undefined> {
-  return db.selectFrom("session").select(["id", "epoch"]).where("lease_hash", "=", Buffer.from(leaseHash)).executeTakeFirst();
+export async function findByLeaseHash(db: Kysely<Database>, leaseHash: Uint8Array): Promise<{ id: string; epoch: number; box: string | null } | undefined> {
+  return db.selectFrom("session").select(["id", "epoch", "box"]).where("lease_hash", "=", Buffer.from(leaseHash)).executeTakeFirst();
 }
 
 /** Everything that has not ended. */
@@ -19,4 +20,9 @@ export async function listAlive(db: Kysely<Database>): Promise<{ id: string }[]>
 export async function databaseNow(db: Kysely<Database>): Promise<number> {
   const { now } = await db.selectNoFrom(sql<Date>`clock_timestamp()`.as("now")).executeTakeFirstOrThrow();
   return now.getTime();
+}
+
+/** The session whose sandboxes a box holds. */
+export async function findByBox(db: Kysely<Database>, box: string): Promise<SessionRow | undefined> {
+  return db.selectFrom("session").selectAll().where("box", "=", box).executeTakeFirst();
 }

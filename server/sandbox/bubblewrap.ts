@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { type FileHandle, mkdir, open, readFile, realpath, stat } from "node:fs/promises";
 import { release } from "node:os";
 import { isAbsolute, join } from "node:path";
@@ -98,7 +98,7 @@ async function prepare(options: BubblewrapOptions): Promise<Parts> {
     launchScript: await readFile(new URL("launch.sh", import.meta.url), "utf8"),
     records,
     groupPrefix,
-    cgroups: await createCgroups(`${groupPrefix}-probe-${process.pid}`),
+    cgroups: await createCgroups(`${groupPrefix}-probe-${randomUUID()}`),
     uids: isRoot
       ? await createUidPool(join(stateDirectory, "uids"), options.uidRange ?? (await defaultUidRange()), records.exists)
       : null,

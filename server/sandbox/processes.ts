@@ -2,7 +2,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ProcessIdentity } from "./driver.ts";
 
-export type ProcessStat = { identity: ProcessIdentity; name: string; state: string; parent: number; session: number };
+type ProcessStat = { identity: ProcessIdentity; name: string; state: string; parent: number; session: number };
 
 /** What changes with every boot of the machine, so that process numbers of an earlier one are never trusted. */
 export async function readBootId(): Promise<string> {

@@ -22,7 +22,7 @@ export type Records = {
 };
 
 /** The programs of a sandbox as its status file tells: bubblewrap appends one JSON object per fact. */
-export type StatusFile = { init: number | null; exitCode: number | null };
+type StatusFile = { init: number | null; exitCode: number | null };
 
 export async function createRecords(driver: string, stateDirectory: string): Promise<Records> {
   const root = join(stateDirectory, "sandboxes");
@@ -48,7 +48,7 @@ export async function createRecords(driver: string, stateDirectory: string): Pro
 }
 
 /** Numbers are taken only when something follows them: a half-written line must not yield half a number. */
-export function parseStatus(text: string): StatusFile {
+function parseStatus(text: string): StatusFile {
   const number = (name: string) => {
     const match = new RegExp(`"${name}": (\\d+)\\s*[,}]`).exec(text);
     return match ? Number(match[1]) : null;

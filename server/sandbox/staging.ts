@@ -2,7 +2,7 @@ import { mkdir, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 /** A source by the name it gets on the stage; names beginning with `writable-` change hands to the sandbox's user. */
-export type StagedSource = { name: string; source: string };
+type StagedSource = { name: string; source: string };
 
 // Every Linux has it, bubblewrap itself needs it, and nothing of the host's /tmp is to be seen in a sandbox.
 const stageMountPoint = "/tmp";

@@ -11,7 +11,7 @@ import { notFound, refusal, retryLater } from "../../server/errors.ts";
 import { type HttpServer, type HttpServerOptions, createHttpServer } from "../../server/http/server.ts";
 
 /** The services of the contract that the stub serves. */
-export const stubServices = [RegistrationService, CredentialService, SessionService, ChannelService];
+const stubServices = [RegistrationService, CredentialService, SessionService, ChannelService];
 
 /** A session id that the stub knows. */
 export const knownId = `ses_${"1".repeat(32)}`;
@@ -45,7 +45,7 @@ const authenticate: Interceptor = (next) => (request) => {
 const never = new Promise<never>(() => {});
 
 /** Registers tiny functions for the real services. */
-export function stubRoutes(router: ConnectRouter): void {
+function stubRoutes(router: ConnectRouter): void {
   router.service(RegistrationService, { register: () => ({ registered: true, registeredAt: session.createdAt }) });
   router.service(CredentialService, { setApiKey: () => ({ success: true, message: "stored" }) });
   router.service(SessionService, {

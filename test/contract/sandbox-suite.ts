@@ -4,7 +4,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { createHarness, type Harness, isRoot, isRunning, type MakeDriver, startFromDyingOwner } from "./sandbox-harness.ts";
+import type { SandboxHandle } from "../../server/sandbox/driver.ts";
+import { createHarness, type Harness, isRunning, type MakeDriver, startFromDyingOwner } from "./sandbox-harness.ts";
 
 const soon = () => AbortSignal.timeout(10_000);
 
@@ -199,15 +200,21 @@ export function sandboxSuite(name: string, makeDriver: MakeDriver): void {
     });
 
     test("a hundred sandboxes made and destroyed leave nothing behind", async () => {
-      const before = traces(harness);
-      for (let round = 0; round < 25; round++) {
-        const handles = await Promise.all(
-          Array.from({ length: 4 }, () => harness.driver.start(harness.spec(["bash", "-c", "setsid sleep 4321 & exec sleep 4321"]))),
-        );
+      const started: SandboxHandle[] = [];
+      // The first ones count as well: what they made must be gone when the last ones are.
+      const round = async () => {
+        const commands = Array.from({ length: 4 }, () => harness.spec(["bash", "-c", "setsid sleep 4321 & exec sleep 4321"]));
+        const handles = await Promise.all(commands.map((spec) => harness.driver.start(spec)));
         expect(new Set(handles.map((handle) => handle.uid ?? handle.id)).size).toBe(4);
+        started.push(...handles);
+        expect(traces(harness, handles)).not.toEqual(nothing);
         await Promise.all(handles.map((handle) => harness.driver.destroy(handle)));
-      }
-      expect(traces(harness)).toEqual(before);
+      };
+      await round();
+      const before = ownTraces(harness);
+      for (let rounds = 1; rounds < 25; rounds++) await round();
+      expect(traces(harness, started)).toEqual(nothing);
+      expect(ownTraces(harness)).toEqual(before);
       expect(await harness.driver.list()).toEqual([]);
     });
   });
@@ -231,32 +238,37 @@ function descendantsOf(ancestor: number | undefined): number[] {
   return [...family].filter((pid) => pid !== undefined && isRunning(pid)) as number[];
 }
 
-/** Everything a sandbox could leave: processes, mounts, control groups, files of the driver, reserved users, our descriptors. */
-function traces({ stateDirectory }: Harness) {
-  const state = readdirSync(stateDirectory, { recursive: true }).map(String).sort();
-  const groups = existsSync("/sys/fs/cgroup")
-    ? readdirSync("/sys/fs/cgroup").flatMap((controller) => {
-        const path = join("/sys/fs/cgroup", controller);
-        return controller.startsWith("carrel-") ? [controller] : listIfDirectory(path).filter((name) => name.startsWith("carrel-"));
-      })
-    : [];
-  const leftovers = readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name) && isRunning(Number(name)))
-    .filter((name) => readFileSync(`/proc/${name}/cmdline`, "utf8").includes("4321") || runsAsSandbox(name));
-  const mounts = readFileSync("/proc/self/mountinfo", "utf8").split("\n").length;
-  return { state, groups, leftovers, mounts, descriptors: readdirSync("/proc/self/fd").length };
+const nothing = { groups: [], processes: [], directories: [], reservations: [] };
+
+/** What these sandboxes left on the machine. */
+function traces({ stateDirectory }: Harness, handles: readonly SandboxHandle[]) {
+  const uids = new Set(handles.map((handle) => handle.uid));
+  const reserved = join(stateDirectory, "uids");
+  return {
+    groups: handles.flatMap((handle) => handle.cgroups).filter((path) => existsSync(path)),
+    processes: readdirSync("/proc").filter((name) => /^\d+$/.test(name) && belongsTo(name, uids)),
+    directories: handles.map((handle) => handle.directory).filter((path) => existsSync(path)),
+    reservations: existsSync(reserved) ? readdirSync(reserved) : [],
+  };
 }
 
-function listIfDirectory(path: string): string[] {
+/** What this process and the driver's own files consist of. */
+function ownTraces({ stateDirectory }: Harness) {
+  return {
+    state: readdirSync(stateDirectory, { recursive: true }).map(String).sort(),
+    mounts: readFileSync("/proc/self/mountinfo", "utf8").split("\n").length,
+    descriptors: readdirSync("/proc/self/fd").length,
+  };
+}
+
+// By the word in the command, and, where a sandbox has a user of its own, by that.
+function belongsTo(pid: string, uids: ReadonlySet<number | null>): boolean {
   try {
-    return readdirSync(path);
+    if (!isRunning(Number(pid))) return false;
+    const uid = Number(/^Uid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
+    return uids.has(uid) || readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("sleep\x004321");
   } catch {
-    return [];
+    // It ended between being listed and being read.
+    return false;
   }
-}
-
-function runsAsSandbox(pid: string): boolean {
-  if (!isRoot) return false;
-  const uid = /^Uid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
-  return Number(uid) >= 1_900_000_000;
 }

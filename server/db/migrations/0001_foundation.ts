@@ -65,6 +65,7 @@ async function createSessions(db: Kysely<unknown>): Promise<void> {
     attach_hash bytea unique,
     lease_hash bytea unique,
     phantom_hash bytea unique,
+    box text unique,
     handle jsonb,
     last_seq integer not null default 0,
     chain bytea not null,

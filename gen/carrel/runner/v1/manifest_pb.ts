@@ -10,61 +10,34 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file carrel/runner/v1/manifest.proto.
  */
 export const file_carrel_runner_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jYXJyZWwvcnVubmVyL3YxL21hbmlmZXN0LnByb3RvEhBjYXJyZWwucnVubmVyLnYxIoACCghNYW5pZmVzdBILCgNjd2QYASABKAkSDQoFbW9kZWwYAiABKAkSHQoVcmVzdW1lX3Nka19zZXNzaW9uX2lkGAMgASgJEhoKDXBoYW50b21fdG9rZW4YBCABKAlCA4ABARIUCgxoZWFydGJlYXRfbXMYBSABKAUSQAoLZW52aXJvbm1lbnQYBiADKAsyKy5jYXJyZWwucnVubmVyLnYxLk1hbmlmZXN0LkVudmlyb25tZW50RW50cnkSEQoJcGxhbl9tb2RlGAcgASgIGjIKEEVudmlyb25tZW50RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AWIGcHJvdG8z");
+  fileDesc("Ch9jYXJyZWwvcnVubmVyL3YxL21hbmlmZXN0LnByb3RvEhBjYXJyZWwucnVubmVyLnYxIkIKCE1hbmlmZXN0Eg0KBW1vZGVsGAEgASgJEhQKDGhlYXJ0YmVhdF9tcxgCIAEoBRIRCglwbGFuX21vZGUYAyABKAhiBnByb3RvMw");
 
 /**
- * A Manifest is what a runner is given at Attach. The only secret in it is the
- * phantom token, worth nothing outside this sandbox's channel.
+ * A Manifest is what a runner is given at Attach: what it could not know when
+ * its sandbox was started, perhaps before there was a Session. It holds no
+ * secret.
  *
  * @generated from message carrel.runner.v1.Manifest
  */
 export type Manifest = Message<"carrel.runner.v1.Manifest"> & {
   /**
-   * Working directory of the agent.
-   *
-   * @generated from field: string cwd = 1;
-   */
-  cwd: string;
-
-  /**
    * Model name; empty means the agent's default.
    *
-   * @generated from field: string model = 2;
+   * @generated from field: string model = 1;
    */
   model: string;
 
   /**
-   * The agent's conversation to take up again; empty starts a new one.
-   *
-   * @generated from field: string resume_sdk_session_id = 3;
-   */
-  resumeSdkSessionId: string;
-
-  /**
-   * What the agent presents to the model gateway.
-   *
-   * @generated from field: string phantom_token = 4;
-   */
-  phantomToken: string;
-
-  /**
    * How often to append, at least, in milliseconds.
    *
-   * @generated from field: int32 heartbeat_ms = 5;
+   * @generated from field: int32 heartbeat_ms = 2;
    */
   heartbeatMs: number;
 
   /**
-   * Environment of the agent beside what the runner sets itself.
+   * True puts the agent in plan mode.
    *
-   * @generated from field: map<string, string> environment = 6;
-   */
-  environment: { [key: string]: string };
-
-  /**
-   * True starts the agent in plan mode.
-   *
-   * @generated from field: bool plan_mode = 7;
+   * @generated from field: bool plan_mode = 3;
    */
   planMode: boolean;
 };
