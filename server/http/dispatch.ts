@@ -2,7 +2,7 @@ import { createContextValues, type ContextValues } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { errorToJson } from "@connectrpc/connect/protocol-connect";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
-import { refusal } from "../errors.ts";
+import { reasonOf, refusal } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { ReadyCheck } from "./health.ts";
 import type { HttpLimits } from "./limits.ts";
@@ -55,7 +55,7 @@ async function answer(options: DispatchOptions, request: HttpRequest, response: 
   }
   if (isPreflight(request)) return options.origins.answerPreflight(request, response);
   if (handler) return callRpc(options, handler, request, response);
-  if (target.path.startsWith("/v1/")) return callRest(options, request, response, target);
+  if (target.path.startsWith("/v1/") || target.path === "/v1") return callRest(options, request, response, target);
   return callPlain(options, request, response, target);
 }
 
@@ -73,10 +73,10 @@ async function callRpc(options: DispatchOptions, handler: UniversalHandler, requ
   } catch (error) {
     // A reader that goes away in the middle is no fault of this server.
     if (isOver(response)) return;
-    if (response.headersSent) {
-      options.log.info({ request_id: info.requestId, err: tell(error) }, "answer was cut");
-      response.destroy();
-    } else sendRestError(request, response, tell(error));
+    if (!response.headersSent && reasonOf(error) !== undefined) return sendRestError(request, response, error);
+    if (!response.headersSent) throw error;
+    options.log.info({ request_id: info.requestId, err: tell(error) }, "answer was cut");
+    response.destroy();
   }
 }
 

@@ -1,14 +1,14 @@
-import { Readable } from "node:stream";
 import type { DescService } from "@bufbuild/protobuf";
 import { type ConnectRouter, type ConnectRouterOptions, type ContextValues, type HandlerContext, type Interceptor, type MethodImplSpec, createConnectRouter, createServiceImplSpec } from "@connectrpc/connect";
-import { type UniversalHandler, type UniversalServerRequest, type UniversalServerResponse, createAsyncIterable } from "@connectrpc/connect/protocol";
+import { type UniversalHandler, type UniversalServerResponse, createAsyncIterable } from "@connectrpc/connect/protocol";
 import { errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
-import { compressionGzip, universalRequestFromNodeRequest, universalResponseToNodeResponse } from "@connectrpc/connect-node";
+import { compressionGzip, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { refusal } from "../errors.ts";
 import type { HttpLimits } from "./limits.ts";
-import type { HttpRequest, HttpResponse } from "./message.ts";
+import { type HttpRequest, type HttpResponse, isOver } from "./message.ts";
 import { requestInfoKey } from "./request-info.ts";
+import { universalRequestOf } from "./universal-request.ts";
 
 /** How a group of services is served. */
 export type RpcOptions = {
@@ -73,25 +73,36 @@ function correct(answer: UniversalServerResponse, values: ContextValues): Univer
 
 /** Runs one request through its handler and writes the answer. Throws what went wrong after the answer had begun. */
 export async function serveRpc(handler: UniversalHandler, request: HttpRequest, response: HttpResponse, values: ContextValues, limits: HttpLimits): Promise<void> {
-  const universal: UniversalServerRequest = universalRequestFromNodeRequest(request, response, undefined, values);
-  if (handler.method.methodKind === "unary") giveDeadline(universal.header, limits.unaryDeadlineMs);
-  const answer = correct(await handler({ ...universal, body: bodyOf(request) }), values);
+  const universal = universalRequestOf(request, response, values);
+  const deadline = defaultDeadline(handler, limits);
+  if (deadline !== undefined) giveDeadline(universal.header, deadline);
+  const answer = correct(await handler(universal), values);
   // The library reads no body after a refusal; what still comes is thrown away, so that the client can finish sending.
   response.once("finish", () => request.resume());
-  await universalResponseToNodeResponse(answer, response);
+  if (answer.status === 415) throw refusal(ErrorReason.UNSUPPORTED_MEDIA_TYPE, "this content type is none of this method's");
+  if (handler.method.methodKind === "unary" && answer.trailer === undefined) await writeWhole(answer, response);
+  else await universalResponseToNodeResponse(answer, response);
 }
 
-// A unary call that names no deadline gets the server's.
+// A unary answer of Connect is one piece; writing it so is markedly cheaper than as a stream.
+async function writeWhole({ status, header, body }: UniversalServerResponse, response: HttpResponse): Promise<void> {
+  const chunks: Uint8Array[] = [];
+  if (body) for await (const chunk of body) chunks.push(chunk);
+  if (isOver(response)) return;
+  response.statusCode = status;
+  header?.forEach((value, name) => response.setHeader(name, value));
+  const [first, ...rest] = chunks;
+  response.end(first && rest.length === 0 ? first : Buffer.concat(chunks));
+}
+
+// Streams have none, but those that are open to anybody end some time.
+function defaultDeadline({ method, service }: UniversalHandler, limits: HttpLimits): number | undefined {
+  if (method.methodKind === "unary") return limits.unaryDeadlineMs;
+  return service.typeName.startsWith("grpc.") ? limits.maxUnaryDeadlineMs : undefined;
+}
+
+// Only where the client names none.
 function giveDeadline(header: Headers, ms: number): void {
   const name = header.get("content-type")?.startsWith("application/grpc") ? "grpc-timeout" : "connect-timeout-ms";
   if (!header.has(name)) header.set(name, name === "grpc-timeout" ? `${ms}m` : String(ms));
-}
-
-/**
- * The body, read without ownership: leaving it early must not destroy the request, because on HTTP/1.1 that cuts the
- * connection before the refusal is written.
- */
-function bodyOf(request: HttpRequest): AsyncIterable<Uint8Array> {
-  if (request.readableEnded) return createAsyncIterable([]);
-  return Readable.prototype.iterator.call(request, { destroyOnReturn: false }) as AsyncIterable<Uint8Array>;
 }

@@ -83,25 +83,34 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   splitConnections(http1, http2, limits, connections, options.tls !== undefined);
 
   return {
-    listen: () => listen(http1, options.address),
-    async close(graceMs) {
-      const reason = () => refusal(ErrorReason.SHUTTING_DOWN, "this server is shutting down, connect again");
-      const closed = new Promise<void>((resolve) => http1.close(() => resolve()));
-      draining.abort(reason());
-      for (const session of sessions) session.close();
-      for (const socket of connections.silent) socket.destroy();
-      // Again and again, because Node lets a connection that becomes idle later wait for its keep-alive.
-      const idle = setInterval(() => http1.closeIdleConnections(), 25);
-      let cut = setTimeout(() => {
-        stopping.abort(reason());
-        cut = setTimeout(() => connections.open.forEach((socket) => socket.destroy()), lastWordsMs);
-      }, graceMs);
-      await closed;
-      clearInterval(idle);
-      clearTimeout(cut);
-      stopping.abort(reason());
+    async listen() {
+      const where = await listen(http1, options.address);
+      // A port that cannot take one connection, for want of descriptors, goes on taking others.
+      http1.on("error", (error) => log.error({ err: error }, "the port reported an error"));
+      return where;
     },
+    close: (graceMs) => close({ http1, sessions, connections, draining, stopping }, graceMs),
   };
+}
+
+type Running = { http1: Server; sessions: Set<ServerHttp2Session>; connections: Connections; draining: AbortController; stopping: AbortController };
+
+async function close({ http1, sessions, connections, draining, stopping }: Running, graceMs: number): Promise<void> {
+  const reason = () => refusal(ErrorReason.SHUTTING_DOWN, "this server is shutting down, connect again");
+  const closed = new Promise<void>((resolve) => http1.close(() => resolve()));
+  draining.abort(reason());
+  for (const session of sessions) session.close();
+  for (const socket of connections.silent) socket.destroy();
+  // Again and again, because Node lets a connection that becomes idle later wait for its keep-alive.
+  const idle = setInterval(() => http1.closeIdleConnections(), 25);
+  let cut = setTimeout(() => {
+    stopping.abort(reason());
+    cut = setTimeout(() => connections.open.forEach((socket) => socket.destroy()), lastWordsMs);
+  }, graceMs);
+  await closed;
+  clearInterval(idle);
+  clearTimeout(cut);
+  stopping.abort(reason());
 }
 
 type Dispatch = (request: HttpRequest, response: HttpResponse) => void;
@@ -135,7 +144,7 @@ function createFront(tls: HttpServerOptions["tls"], limits: HttpLimits, dispatch
   server.on("clientError", (error: NodeJS.ErrnoException, socket: Duplex) => {
     const current = answering.get(socket);
     // An answer has begun: text of another would corrupt it.
-    if (current?.headersSent && !current.writableFinished) socket.destroy();
+    if ((current?.headersSent && !current.writableFinished) || error.code?.startsWith("ERR_SSL")) socket.destroy();
     else writeRawAnswer(socket, answerToParserError(error.code));
   });
   return server;

@@ -1,5 +1,5 @@
 import type { DescService } from "@bufbuild/protobuf";
-import type { ConnectRouter, HandlerContext, Interceptor } from "@connectrpc/connect";
+import { Code, type ConnectRouter, type HandlerContext, type Interceptor } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../../gen/grpc/reflection/v1/reflection_pb.ts";
@@ -48,7 +48,7 @@ export function createSurfaces(options: SurfaceOptions): Surfaces {
   const logged = createLogInterceptor(options.log);
   const interceptors = [logged, ...options.interceptors];
   const { limits, drainSignal, shutdownSignal } = options;
-  const requestGate = options.requestGate && guarded(options.requestGate);
+  const requestGate = options.requestGate && guarded(options.requestGate, options.log);
   const contract = createRpcGroup({ routes: options.routes, interceptors, requestGate, limits, drainSignal, shutdownSignal });
   // Open to anybody, as probes and tools expect; they tell nothing but the contract and whether the server is ready.
   const open = createRpcGroup({ routes: openRoutes(options), interceptors: [logged], requestGate: undefined, limits, drainSignal, shutdownSignal });
@@ -74,15 +74,17 @@ function openRoutes({ services, ready }: SurfaceOptions): (router: ConnectRouter
   };
 }
 
-// No interceptor sees what the gate throws, so it is made harmless here.
-function guarded(gate: RequestGate): RequestGate {
+// No interceptor sees what the gate throws, so it is logged and made harmless here.
+function guarded(gate: RequestGate, log: Log): RequestGate {
   return async (context) => {
     try {
       await gate(context);
     } catch (error) {
       const info = context.values.get(requestInfoKey);
       if (info) info.refusedByGate = true;
-      throw tell(error, context.signal);
+      const told = tell(error, context.signal);
+      if (told.code === Code.Internal) log.error({ request_id: info?.requestId, err: error }, "request gate failed");
+      throw told;
     }
   };
 }

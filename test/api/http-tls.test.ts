@@ -2,6 +2,7 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { connect as connectHttp2 } from "node:http2";
 import { get } from "node:https";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -40,4 +41,21 @@ test("one secure port serves HTTP/2 to who asks for it and HTTP/1.1 to who does 
     });
     expect([version, status]).toEqual(["1.1", 200]);
   }
+});
+
+test("what is not TLS, and who leaves in the middle of a handshake, do no harm", async () => {
+  for (const bytes of ["GET / HTTP/1.1\r\nhost: x\r\n\r\n", "\x16\x03\x01", ""]) {
+    await new Promise<void>((resolve) => {
+      const socket = connect(server.port, "127.0.0.1", () => {
+        socket.write(bytes);
+        setTimeout(() => socket.resetAndDestroy(), 30);
+      });
+      socket.on("error", () => socket.destroy());
+      socket.on("close", () => resolve());
+    });
+  }
+  const answer = await new Promise((resolve, reject) => {
+    get(`${server.url}/healthz`, { ca: cert, agent: false }, (response) => resolve(response.resume().statusCode)).on("error", reject);
+  });
+  expect(answer).toBe(200);
 });

@@ -8,7 +8,7 @@ import { fromText } from "./scalars.ts";
 import { parseStrictJson } from "./strict-json.ts";
 
 /** The parts of an HTTP request that bind to a message, still raw. */
-export type RawRequest = { values: readonly string[]; query: string; body: Uint8Array };
+type RawRequest = { values: readonly string[]; query: string; body: Uint8Array };
 
 /** Makes the request message of one binding, or refuses with everything that is wrong. */
 export type Binder = (raw: RawRequest) => Message;

@@ -8,7 +8,7 @@ import { wellKnown } from "./well-known.ts";
 import { enumWords } from "./words.ts";
 
 /** Sets one field of a message from JSON, or notes what is wrong. */
-export type FieldSetter = {
+type FieldSetter = {
   /** The contract's name of the field. */
   name: string;
   set(target: Message, value: JsonValue, path: string, problems: Problems): void;

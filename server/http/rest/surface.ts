@@ -1,5 +1,5 @@
 import { type DescMethodUnary, getOption } from "@bufbuild/protobuf";
-import { type ContextValues, type HandlerContext, type Interceptor, type MethodImplSpec, createHandlerContext } from "@connectrpc/connect";
+import { Code, ConnectError, type ContextValues, type HandlerContext, type Interceptor, type MethodImplSpec, createHandlerContext } from "@connectrpc/connect";
 import { invokeUnaryImplementation } from "@connectrpc/connect/protocol";
 import { parseTimeout } from "@connectrpc/connect/protocol-connect";
 import { ErrorReason } from "../../../gen/carrel/v1/error_reason_pb.ts";
@@ -7,6 +7,7 @@ import { success_status } from "../../../gen/carrel/v1/options_pb.ts";
 import { refusal } from "../../errors.ts";
 import type { HttpLimits } from "../limits.ts";
 import { type HttpRequest, type HttpResponse, type Target, authorityOf, isOver, sendJson, webHeadersOf } from "../message.ts";
+import { departureOf } from "../universal-request.ts";
 import { type Binder, createBinder } from "./bind.ts";
 import { readBody } from "./body.ts";
 import { restErrorOf } from "./errors.ts";
@@ -27,7 +28,7 @@ export type RestOptions = {
 
 /** The REST surface of a set of methods. */
 export type RestSurface = {
-  /** Answers one request; also the refusals of paths and verbs. Never throws for what a client sent. */
+  /** Answers one request; also the refusals of paths and verbs. Throws only for faults of the port itself. */
   handle(request: HttpRequest, response: HttpResponse, target: Target, values: ContextValues): Promise<void>;
 };
 
@@ -78,12 +79,13 @@ export function refuseVerb(request: HttpRequest, response: HttpResponse, verbs: 
   request.resume();
 }
 
+// One for all calls: without it every abort would make an error with a stack trace.
+const callEnded = new ConnectError("the call has ended", Code.Canceled);
+
 type Call = { target: Target; values: ContextValues; raw: readonly string[] };
 
 async function serve(options: RestOptions, endpoint: Endpoint, request: HttpRequest, response: HttpResponse, call: Call): Promise<void> {
-  const gone = new AbortController();
-  response.once("close", () => gone.abort());
-  const context = contextOf(options, endpoint, request, call, gone.signal);
+  const context = contextOf(options, endpoint, request, call, departureOf(response));
   try {
     if (context.timeout.error) throw context.timeout.error;
     await options.requestGate?.(context.handler);
@@ -92,9 +94,11 @@ async function serve(options: RestOptions, endpoint: Endpoint, request: HttpRequ
     const output = await invokeUnaryImplementation(endpoint.spec, context.handler, input, options.interceptors);
     sendAnswer(options.limits, request, response, endpoint, context.handler, JSON.stringify(endpoint.write(output)));
   } catch (error) {
+    // What no interceptor has made a refusal of is a fault of the port itself, and the dispatcher's to log.
+    if (!(error instanceof ConnectError)) throw error;
     sendRestError(request, response, error);
   } finally {
-    context.handler.abort();
+    context.handler.abort(callEnded);
   }
 }
 
