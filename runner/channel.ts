@@ -1,12 +1,14 @@
 import net from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import type { Command } from "../gen/carrel/runner/v1/command_pb.ts";
 import { type AttachResponse, PushDeltasRequestSchema, type PushDeltasRequest, type RunnerEventSchema, RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
+import { EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import type { DecideToolRequest } from "../gen/carrel/runner/v1/runner_service_pb.ts";
+import { withinLimit } from "./limit.ts";
 import type { DeltaInit, PayloadKind } from "./translate.ts";
 
 type RunnerEventInit = MessageInitShape<typeof RunnerEventSchema>;
@@ -29,8 +31,9 @@ export type Channel = {
 export class Fenced extends Error {}
 
 const batchEvents = 200;
-/** Committed bytes wait nowhere; uncommitted ones wait here while the control plane is away. */
-const mostWaiting = 100_000;
+const batchBytes = 256 * 1024;
+/** What may wait for a control plane that is away. Past it the runner gives up rather than forget. */
+const mostWaitingBytes = 64 * 1024 * 1024;
 
 export async function openChannel(socketPath: string, attachToken: string): Promise<Channel> {
   const transport = createConnectTransport({
@@ -83,7 +86,8 @@ export async function openChannel(socketPath: string, attachToken: string): Prom
 type Lease = { sessionId: string; epoch: number };
 
 function createAppender(client: Client<typeof RunnerService>, lease: Lease, heartbeatMs: number, ackedCommandId: () => number) {
-  const waiting: RunnerEventInit[] = [];
+  const waiting: { event: RunnerEventInit; bytes: number }[] = [];
+  let waitingBytes = 0;
   let committed = 0;
   let sending: Promise<void> | undefined;
   let failure: unknown;
@@ -91,11 +95,11 @@ function createAppender(client: Client<typeof RunnerService>, lease: Lease, hear
 
   const send = async (): Promise<void> => {
     do {
-      const events = waiting.slice(0, batchEvents);
+      const events = nextBatch(waiting);
       const answer = await persistently(() =>
         client.appendEvents({ ...lease, firstRunnerSeq: committed + 1, events, ackedCommandId: ackedCommandId() }),
       );
-      waiting.splice(0, Math.max(0, answer.lastRunnerSeq - committed));
+      for (const { bytes } of waiting.splice(0, Math.max(0, answer.lastRunnerSeq - committed))) waitingBytes -= bytes;
       committed = Math.max(committed, answer.lastRunnerSeq);
       lastSent = performance.now();
     } while (waiting.length > 0);
@@ -118,8 +122,13 @@ function createAppender(client: Client<typeof RunnerService>, lease: Lease, hear
 
   return {
     append(kinds: readonly PayloadKind[]): void {
-      for (const kind of kinds) waiting.push({ createdAtMs: Date.now(), payload: { kind } });
-      if (waiting.length > mostWaiting) throw new Error("the control plane has been away for too long: too many events wait");
+      for (const kind of kinds) {
+        const payload = withinLimit(create(EventPayloadSchema, { kind }));
+        const bytes = toBinary(EventPayloadSchema, payload).length;
+        waiting.push({ event: { createdAtMs: Date.now(), payload }, bytes });
+        waitingBytes += bytes;
+      }
+      if (waitingBytes > mostWaitingBytes) throw new Error("the control plane has been away for too long: too many events wait");
       if (kinds.length > 0) pump();
     },
     async flushed(): Promise<void> {
@@ -128,6 +137,12 @@ function createAppender(client: Client<typeof RunnerService>, lease: Lease, hear
     },
     stop: () => clearInterval(timer),
   };
+}
+
+function nextBatch(waiting: readonly { event: RunnerEventInit; bytes: number }[]): RunnerEventInit[] {
+  let bytes = 0;
+  const end = waiting.findIndex((item, index) => index > 0 && (index >= batchEvents || (bytes += item.bytes) + waiting[0]!.bytes > batchBytes));
+  return waiting.slice(0, end < 0 ? batchEvents : end).map(({ event }) => event);
 }
 
 /** 0 when fenced: the session goes on without this runner, and nothing is wrong. */

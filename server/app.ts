@@ -54,7 +54,7 @@ import { findByLeaseHash } from "./runners/store.ts";
 import { createStandby } from "./runners/standby.ts";
 import { selectDriver } from "./sandbox/select.ts";
 import { sessionMessage } from "./sessions/message.ts";
-import { once } from "./sessions/request-ids.ts";
+import { forgetOldRequestIds, once } from "./sessions/request-ids.ts";
 import { createSessionService, ownedBy } from "./sessions/service.ts";
 import { listAliveOf } from "./sessions/store.ts";
 import { createRootKeyFile } from "./vault/key-file.ts";
@@ -227,6 +227,8 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     address: { host: config.host, port: config.port },
   });
   await reconciler.start();
+  const sweep = setInterval(() => forgetOldRequestIds(db).catch((error: Error) => log.warn({ err: error }, "old request ids not forgotten")), 3_600_000);
+  closers.push(() => clearInterval(sweep));
   const { host, port } = await http.listen();
   closers.push(() => http.close(config.drainMs));
   return {

@@ -20,7 +20,11 @@ export function frameOf(sessionId: string, event: Event): Frame | undefined {
 }
 
 const projections: { [C in Case]: (value: Value<C>) => Projection } = {
-  user: ({ text, queued }) => ({ type: "user", payload: { text, content: [{ type: "text", text }], queued } }),
+  user: ({ text, queued, requestId }) => ({
+    type: "user",
+    // The sender recognises its own prompt by it, also after a reconnect.
+    payload: { text, content: [{ type: "text", text }], queued, ...(requestId ? { request_id: requestId } : {}) },
+  }),
   assistant: (message) => ({
     type: "assistant",
     payload: {

@@ -1,7 +1,8 @@
 import type { Delta, Event } from "../../gen/carrel/v1/event_pb.ts";
 
-/** How many recent events of a watched session are kept in memory for its readers. A reader behind them reads the table. */
+/** Recent events of a watched session kept in memory for its readers, in number and in bytes. A reader behind them reads the table. */
 const ringLength = 256;
+const ringBytes = 256 * 1024;
 /** Delta text kept for one reader, in UTF-16 code units. What does not fit is lost to that reader, never an event. */
 const deltaBudget = 64 * 1024;
 /** Blocks whose event is out: late deltas of them are dropped. */
@@ -21,10 +22,13 @@ export type Subscription = {
   close(): void;
 };
 
+/** An event and about how many bytes it holds. */
+export type Sized = { event: Event; bytes: number };
+
 export type Feeds = {
   subscribe(sessionId: string): Subscription;
   /** Events this process has just committed, in order. */
-  publish(sessionId: string, events: readonly Event[]): void;
+  publish(sessionId: string, events: readonly Sized[]): void;
   pushDeltas(sessionId: string, deltas: readonly Delta[]): void;
   /** Another process committed something, or may have: `undefined` rings every feed. */
   ring(sessionId: string | undefined): void;
@@ -33,14 +37,21 @@ export type Feeds = {
 };
 
 type Reader = { deltas: Delta[]; budget: number; gapped: Set<string>; rung: boolean; stale: boolean; resolve: (() => void) | undefined };
-type Feed = { ring: Event[]; finished: string[]; readers: Set<Reader> };
+type Feed = {
+  ring: Sized[];
+  bytes: number;
+  /** Number of the newest event seen here; 0 before the first. */
+  newest: number;
+  finished: string[];
+  readers: Set<Reader>;
+};
 
 /** The doorbell and short memory between those who append and those who watch, one per process. */
 export function createFeeds(): Feeds {
   const feeds = new Map<string, Feed>();
   return {
     subscribe(sessionId) {
-      const feed = feeds.get(sessionId) ?? { ring: [], finished: [], readers: new Set() };
+      const feed = feeds.get(sessionId) ?? { ring: [], bytes: 0, newest: 0, finished: [], readers: new Set() };
       feeds.set(sessionId, feed);
       const reader: Reader = { deltas: [], budget: deltaBudget, gapped: new Set(), rung: false, stale: false, resolve: undefined };
       feed.readers.add(reader);
@@ -52,7 +63,7 @@ export function createFeeds(): Feeds {
     publish(sessionId, events) {
       const feed = feeds.get(sessionId);
       if (!feed || events.length === 0) return;
-      for (const event of events) remember(feed, event);
+      for (const sized of events) remember(feed, sized);
       for (const reader of feed.readers) ring(reader);
     },
     pushDeltas(sessionId, deltas) {
@@ -75,10 +86,9 @@ export function createFeeds(): Feeds {
 function subscription(feed: Feed, reader: Reader, close: () => void): Subscription {
   return {
     after(cursor) {
-      const first = feed.ring[0];
-      if (!first) return [];
-      if (cursor + 1 < first.seq) return undefined;
-      return feed.ring.slice(cursor + 1 - first.seq);
+      if (cursor >= feed.newest) return [];
+      const first = feed.ring[0]?.event.seq ?? feed.newest + 1;
+      return cursor + 1 < first ? undefined : feed.ring.slice(cursor + 1 - first).map(({ event }) => event);
     },
     takeDeltas() {
       const taken = reader.deltas;
@@ -119,17 +129,23 @@ function ring(reader: Reader): void {
 }
 
 /** The ring stays contiguous: events of another process leave a hole here, and what follows starts it anew. */
-function remember(feed: Feed, event: Event): void {
-  const last = feed.ring.at(-1);
-  if (last && event.seq <= last.seq) return;
-  if (last && event.seq !== last.seq + 1) feed.ring = [];
-  feed.ring.push(event);
-  if (feed.ring.length > ringLength) feed.ring.shift();
+function remember(feed: Feed, sized: Sized): void {
+  const { event } = sized;
+  if (event.seq <= feed.newest) return;
+  if (event.seq !== feed.newest + 1) forget(feed, feed.ring.length);
+  feed.newest = event.seq;
+  feed.ring.push(sized);
+  feed.bytes += sized.bytes;
+  while (feed.ring.length > ringLength || feed.bytes > ringBytes) forget(feed, 1);
   const blockId = blockOf(event);
   if (!blockId) return;
   feed.finished.push(blockId);
   if (feed.finished.length > finishedBlocks) feed.finished.shift();
   for (const reader of feed.readers) reader.deltas = reader.deltas.filter((delta) => delta.blockId !== blockId);
+}
+
+function forget(feed: Feed, count: number): void {
+  for (const { bytes } of feed.ring.splice(0, count)) feed.bytes -= bytes;
 }
 
 function blockOf(event: Event): string | undefined {

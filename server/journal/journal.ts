@@ -68,7 +68,7 @@ export function createJournal(deps: JournalDeps): Journal {
     return {
       value,
       published() {
-        deps.feeds.publish(row.id, draft.events);
+        deps.feeds.publish(row.id, draft.published());
         if (draft.commands.length > 0) deps.onCommands(row.id);
         if (draft.changed()) deps.notify(row.id, row.owner_id);
       },
@@ -111,14 +111,21 @@ function openDraft(tx: Transaction<Database>, { locked_at, ...before }: LockedSe
     },
     set: (values) => void Object.assign(session, values),
   };
+  let sizes: readonly number[] = [];
   const write = async () => {
     appendStatusChange(before, change);
-    if (events.length > 0) session.chain = await writeEvents(tx, vault, session, events, origins);
+    if (events.length > 0) {
+      const rows = sealEvents(vault, session, events, origins);
+      await insertEvents(tx, rows);
+      session.chain = Buffer.from(rows.at(-1)!.chain);
+      sizes = rows.map((row) => row.payload.length);
+    }
     for (const command of commands) await insertCommand(tx, session.id, command.id, sealCommand(vault, session.id, command));
     const set = difference(before, session);
     if (set) await updateSession(tx, session.id, set);
   };
-  return { change, events, commands, write, changed: () => difference(before, session) !== undefined };
+  const published = () => events.map((event, index) => ({ event, bytes: sizes[index] ?? 0 }));
+  return { change, commands, write, published, changed: () => difference(before, session) !== undefined };
 }
 
 function sealCommand(vault: UserVault, sessionId: string, command: Command): Uint8Array {
@@ -135,15 +142,9 @@ function appendStatusChange(before: SessionRow, change: Change): void {
   change.append({ case: "sessionStatus", value: { status: now.status, userState: now.userState, detail: now.detail } });
 }
 
-async function writeEvents(
-  tx: Transaction<Database>,
-  vault: UserVault,
-  session: SessionRow,
-  events: readonly Event[],
-  origins: readonly (Origin | undefined)[],
-): Promise<Buffer> {
+function sealEvents(vault: UserVault, session: SessionRow, events: readonly Event[], origins: readonly (Origin | undefined)[]) {
   let chain: Uint8Array = session.chain;
-  const rows = events.map((event, index) => {
+  return events.map((event, index) => {
     const payload = sealPayload(vault, session.id, event.seq, event.payload!);
     chain = chainLink(chain, event.seq, payload);
     const { seconds, nanos } = event.createdAt!;
@@ -158,8 +159,6 @@ async function writeEvents(
       chain,
     };
   });
-  await insertEvents(tx, rows);
-  return Buffer.from(chain);
 }
 
 /** The columns that differ; undefined when none does. JSON columns are compared and written as text. */

@@ -10,7 +10,7 @@ import type { Feeds, Subscription } from "./feed.ts";
 import { openEvent } from "./seal.ts";
 import { findOwnedSession, listEventRows, type SessionRow } from "./store.ts";
 
-/** Rows read at a time; with 1 MiB events the most a reader holds is bounded by the page's bytes below it. */
+/** Rows read at a time, bounded in bytes as well by the store. */
 const pageRows = 200;
 const keepAliveMs = 10_000;
 

@@ -35,15 +35,26 @@ export async function insertEvents(tx: Transaction<Database>, rows: Insertable<E
       ${rows.map((row) => row.payload)}::bytea[], ${rows.map((row) => row.chain)}::bytea[])`.execute(tx);
 }
 
-/** Rows of the log after `afterSeq`, oldest first. */
+/** What one page of a log may hold, in sealed bytes; the first row always goes. */
+const pageBytes = 1024 * 1024;
+
+/** Rows of the log after `afterSeq`, oldest first: at most `limit`, and at most a page's bytes. Empty only at the end. */
 export async function listEventRows(db: Kysely<Database>, sessionId: string, afterSeq: number, limit: number) {
-  return db
+  // Limited before it is summed: a reader at the start of a long log must not weigh the whole of it for one page.
+  const next = db
     .selectFrom("event")
     .select(["session_id", "seq", "turn", "created_at", "payload"])
     .where("session_id", "=", sessionId)
     .where("seq", ">", afterSeq)
     .orderBy("seq")
     .limit(limit)
+    .as("next");
+  const before = sql<number>`sum(octet_length(payload)) over (order by seq) - octet_length(payload)`.as("bytes_before");
+  return db
+    .selectFrom(db.selectFrom(next).selectAll().select(before).as("page"))
+    .select(["session_id", "seq", "turn", "created_at", "payload"])
+    .where("bytes_before", "<", pageBytes)
+    .orderBy("seq")
     .execute();
 }
 

@@ -5,7 +5,7 @@ import type { Log } from "../log.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { nextStep, type Observed } from "./rules.ts";
 import { keepHandle, present, requestEnd, type StepDeps, steps } from "./steps.ts";
-import { databaseNow, findByBox, listAlive } from "./store.ts";
+import { databaseNow, findByBox, listDue } from "./store.ts";
 
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   db: Kysely<Database>;
@@ -61,20 +61,20 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
     return true;
   };
 
-  const lookAtAll = async (): Promise<void> => {
+  const lookAround = async (): Promise<void> => {
     try {
-      for (const { id } of await listAlive(options.db)) queue.add(id);
+      for (const { id } of await listDue(options.db)) queue.add(id);
     } catch (error) {
       options.log.warn({ err: error }, "reconciler could not read the sessions");
     }
-    if (!stopping.signal.aborted) timer = setTimeout(() => void lookAtAll(), options.intervalMs);
+    if (!stopping.signal.aborted) timer = setTimeout(() => void lookAround(), options.intervalMs);
   };
 
   return {
     poke: queue.add,
     async start() {
       await adoptSandboxes(options, deps);
-      await lookAtAll();
+      await lookAround();
       options.standby.start();
     },
     async detached(sessionId, exit) {

@@ -144,7 +144,7 @@ async function append(deps: RunnerServiceDeps, change: Change, request: AppendEv
     if (index < place.skip) continue;
     const payload = event.payload;
     if (!isReportable(payload)) throw refusal(ErrorReason.INVALID_ARGUMENT, "a runner may not report this kind of event");
-    const origin = { runnerSeq: request.firstRunnerSeq + index, createdAt: new Date(event.createdAtMs) };
+    const origin = { runnerSeq: request.firstRunnerSeq + index, createdAt: plausible(event.createdAtMs, change.now) };
     if (payload.kind.case === "result") await finishOrIgnore(change, payload.kind.value, origin);
     else {
       if (isAct(payload) && !session.turn_acted) change.set({ turn_acted: true });
@@ -188,6 +188,11 @@ async function decideTool(deps: RunnerServiceDeps, change: Change, call: Call): 
   // A question is for a person whatever the rules allow.
   await askQuestion(change, questionOf(call.toolUseId, call.input), call.input);
   return undefined;
+}
+
+/** The runner's clock, unless it cannot be right: within a day of the database's. */
+function plausible(milliseconds: number, now: Date): Date {
+  return Math.abs(milliseconds - now.getTime()) < 86_400_000 ? new Date(milliseconds) : now;
 }
 
 function leaseEnd(change: Change, staleMs: number): Date {

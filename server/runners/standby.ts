@@ -84,8 +84,9 @@ export function createStandby({ launcher, log, size }: StandbyOptions): Standby 
     async assigned(attachToken, signal) {
       const assignment = assignments.get(attachToken);
       if (!assignment) return false;
-      signal.addEventListener("abort", () => assignment.resolve(false), { once: true });
-      return assignment.promise;
+      // A runner whose call was cut asks again; the assignment is still to come.
+      const cut = new Promise<boolean>((resolve) => signal.addEventListener("abort", () => resolve(false), { once: true }));
+      return Promise.race([assignment.promise, cut]);
     },
     async close() {
       closing.abort();

@@ -11,9 +11,15 @@ export async function findByLeaseHash(db: Kysely<Database>, leaseHash: Uint8Arra
   return db.selectFrom("session").select(["id", "epoch", "box"]).where("lease_hash", "=", Buffer.from(leaseHash)).executeTakeFirst();
 }
 
-/** Everything that has not ended. */
-export async function listAlive(db: Kysely<Database>): Promise<{ id: string }[]> {
-  return db.selectFrom("session").select("id").where("state", "<>", "ended").orderBy("id").execute();
+/** Sessions that may need a step: on their way somewhere, wanted elsewhere, or without a living lease. */
+export async function listDue(db: Kysely<Database>): Promise<{ id: string }[]> {
+  return db
+    .selectFrom("session")
+    .select("id")
+    .where("state", "<>", "ended")
+    .where((e) => e.or([e("state", "<>", "running"), e("desired", "=", "end"), e("lease_until", "<", sql<Date>`clock_timestamp()`)]))
+    .orderBy("id")
+    .execute();
 }
 
 /** The database's clock, milliseconds since 1970. */

@@ -1,6 +1,6 @@
 import { hash } from "node:crypto";
 import { type DescMessage, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
-import type { ColumnType, Generated, Transaction } from "kysely";
+import { type ColumnType, type Generated, type Kysely, sql, type Transaction } from "kysely";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
@@ -59,4 +59,9 @@ export async function once<Request extends DescMessage, Response extends DescMes
 
 function context(call: { method: string; requestId: string }) {
   return { resourceType: "request", resourceId: hash("sha256", call.requestId, "hex"), field: call.method, generation: 0 };
+}
+
+/** Forgets the request ids that are older than a day. */
+export async function forgetOldRequestIds(db: Kysely<Database>): Promise<void> {
+  await db.deleteFrom("request_id").where("created_at", "<", sql<Date>`now() - interval '24 hours'`).execute();
 }
