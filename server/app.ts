@@ -27,6 +27,7 @@ import { connectDatabase, verifyDurability } from "./db/connect.ts";
 import { startEmbeddedPostgres } from "./db/embedded.ts";
 import { createListener } from "./db/listen.ts";
 import { migrateToLatest } from "./db/migrate.ts";
+import { createLanding } from "./http/landing.ts";
 import { peekProtocol } from "./http/preface.ts";
 import { createHttpServer } from "./http/server.ts";
 import { createAuthorizationGate, createAuthorizationInterceptor, createAuthorizer, requireUser } from "./identity/authorize.ts";
@@ -223,6 +224,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     publicUrl: config.publicUrl?.origin,
     log,
     ready: () => isReady(db),
+    fallback: createLanding(),
     ...(config.tls ? { tls: config.tls } : {}),
     address: { host: config.host, port: config.port },
   });
