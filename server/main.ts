@@ -3,12 +3,14 @@ import { createApp } from "./app.ts";
 import { ConfigError, readConfig } from "./config.ts";
 import { DatabaseNotDurableError } from "./db/connect.ts";
 import { SchemaMismatchError } from "./db/migrate.ts";
+import { DirectoryLockedError } from "./directory-lock.ts";
 import { createLog } from "./log.ts";
+import { IssuerKeyError } from "./identity/issuer-key.ts";
 import { SandboxUnavailableError } from "./sandbox/select.ts";
 import { KeyFileError, RootKeyError } from "./vault/errors.ts";
 
 /** Problems that only the operator can mend, by configuration or by the right key. */
-const operatorErrors = [ConfigError, KeyFileError, RootKeyError, SandboxUnavailableError, DatabaseNotDurableError, SchemaMismatchError];
+const operatorErrors = [ConfigError, KeyFileError, RootKeyError, SandboxUnavailableError, DatabaseNotDurableError, SchemaMismatchError, DirectoryLockedError, IssuerKeyError];
 const exitConfiguration = 78;
 
 async function main(): Promise<void> {
@@ -21,10 +23,12 @@ async function main(): Promise<void> {
   process.stdout.write(`Sign in:  npm run carrel -- login '${app.url}/#token=${token}'\n`);
   if (app.sandboxGaps) process.stdout.write(`Not enforced on this machine: ${app.sandboxGaps}\n`);
 
-  let stopping: Promise<void> | undefined;
+  let stopping = false;
   const stop = (signal: string): void => {
+    if (stopping) return;
+    stopping = true;
     log.info({ signal }, "stopping; sandboxes stay for the next start");
-    stopping ??= app.close().then(
+    app.close().then(
       () => process.exit(0),
       (error: Error) => {
         log.error({ err: error }, "did not stop in order");
