@@ -46,8 +46,11 @@ export function tell(error: unknown, signal?: AbortSignal): ConnectError {
 // Codes that a library uses for what it did not expect: their text may be anything.
 const opaque: ReadonlySet<Code> = new Set([Code.Internal, Code.Unknown, Code.DataLoss]);
 
+/** Also a client's body that broke off: Connect wraps what Node says of it. */
 function isAbort(error: unknown): boolean {
-  return error instanceof Error && (error.name === "AbortError" || error.name === "TimeoutError");
+  if (!(error instanceof Error)) return false;
+  if (error.name === "AbortError" || error.name === "TimeoutError" || (error as NodeJS.ErrnoException).code === "ERR_STREAM_PREMATURE_CLOSE") return true;
+  return error instanceof ConnectError && isAbort(error.cause);
 }
 
 type Call = { log: Log; rpc: string; values: ContextValues; started: number };

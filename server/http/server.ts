@@ -179,8 +179,12 @@ function splitConnections(http1: Server, http2: Http2Server, limits: HttpLimits,
   http1.removeAllListeners(event);
   const hand = (socket: Socket, isHttp2: boolean): void => {
     silent.spoke(socket);
-    if (isHttp2) http2.emit("connection", socket);
-    else serveHttp1.call(http1, socket);
+    if (isHttp2) {
+      // HTTP/1.1's listener leaves the connection of a client that has finished sending open. HTTP/2 has no such thing, and
+      // would keep the streams of a client that is gone.
+      socket.allowHalfOpen = false;
+      http2.emit("connection", socket);
+    } else serveHttp1.call(http1, socket);
   };
   http1.prependListener("connection", (socket: Socket) => {
     connections.open.add(socket);
