@@ -2,6 +2,7 @@
 import { hash } from "node:crypto";
 import { access, mkdir } from "node:fs/promises";
 import { join } from "node:path";
+import type { JsonObject } from "@bufbuild/protobuf";
 import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
 import { createValidateInterceptor } from "@connectrpc/validate";
 import { RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
@@ -19,14 +20,18 @@ import { derivePattern } from "./channel/permissions/derive.ts";
 import { decide, patternMatches } from "./channel/permissions/engine.ts";
 import { parsePattern } from "./channel/permissions/pattern.ts";
 import { createChannelService } from "./channel/service.ts";
+import { createSocketHandler } from "./channel/websocket/handler.ts";
 import type { Config } from "./config.ts";
 import { createOpenedCredentials } from "./credentials/opened.ts";
 import { createCredentialService } from "./credentials/service.ts";
 import { hasCredential } from "./credentials/store.ts";
 import { connectDatabase, verifyDurability } from "./db/connect.ts";
 import { startEmbeddedPostgres } from "./db/embedded.ts";
+import { isServerUnavailable } from "./db/failures.ts";
 import { createListener } from "./db/listen.ts";
 import { migrateToLatest } from "./db/migrate.ts";
+import { createUnavailableInterceptor, tellingUnavailable } from "./db/unavailable-interceptor.ts";
+import { lockDirectory } from "./directory-lock.ts";
 import { createLanding } from "./http/landing.ts";
 import { peekProtocol } from "./http/preface.ts";
 import { createHttpServer } from "./http/server.ts";
@@ -40,7 +45,7 @@ import { createFeeds } from "./journal/feed.ts";
 import { createJournal } from "./journal/journal.ts";
 import { createJournalReader } from "./journal/reader.ts";
 import type { PermissionModeWord } from "./journal/session-view.ts";
-import { findOwnedSession } from "./journal/store.ts";
+import { findOwnedSession, type SessionRow } from "./journal/store.ts";
 import type { Log } from "./log.ts";
 import { createRegistrationService } from "./registration/service.ts";
 import { findRegistration } from "./registration/store.ts";
@@ -87,14 +92,27 @@ export async function createApp(config: Config, log: Log): Promise<App> {
 }
 
 async function assemble(config: Config, log: Log, closers: Closers): Promise<App> {
-  const firstStart = await isNew(config.dataDirectory);
   await mkdir(config.dataDirectory, { recursive: true, mode: 0o700 });
+  const lock = await lockDirectory(config.dataDirectory);
+  closers.push(lock.release);
   await mkdir(config.runtimeDirectory, { recursive: true, mode: 0o700 });
   const issuer = await openLocalIssuer(config.dataDirectory);
   const { db, listener } = await openDatabase(config, log, closers);
-  const { vault, keyring } = await openVault(config, db, log, firstStart, closers);
+  const { vault, keyring } = await openVault(config, db, log, closers);
   const userVault = (userId: string) => vault.forUser(userId);
   const hashToken = (token: string) => keyring.hashToken(token);
+
+  const verdict = (session: SessionRow, toolName: string, input: JsonObject) =>
+    decide(
+      {
+        allowed: session.allowed_tools,
+        denied: session.denied_tools,
+        sessionPatterns: session.session_patterns,
+        mode: session.permission_mode as PermissionModeWord,
+      },
+      toolName,
+      input,
+    );
 
   const feeds = createFeeds();
   const commandBells = createBells();
@@ -137,14 +155,13 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
         commandBells,
         hashToken,
         userVault,
-        decide: (session, toolName, input) =>
-          decide({ allowed: session.allowed_tools, denied: session.denied_tools, sessionPatterns: session.session_patterns, mode: session.permission_mode as PermissionModeWord }, toolName, input),
-        onDetached: (sessionId, exit) => reconciler.detached(sessionId, exit),
+        decide: verdict,
+        onDetached: (lease, exit) => reconciler.detached(lease, exit),
         staleMs: config.heartbeatStaleMs,
         heartbeatMs: config.heartbeatMs,
         assigned: (attachToken, signal) => standby.assigned(attachToken, signal),
       })),
-    interceptors: [createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }), createValidateInterceptor()],
+    interceptors: [createUnavailableInterceptor(), createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }), createValidateInterceptor()],
     peekProtocol,
     onModelRequest: gateway.handle,
     log,
@@ -181,7 +198,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   });
   closers.push(reconciler.stop);
 
-  const actions = createChannelActions({ db, journal, patterns: { derive: derivePattern, matches: patternMatches }, userVault, ownedBy, once });
+  const actions = createChannelActions({ db, journal, rules: { derive: derivePattern, matches: patternMatches, verdict }, userVault, ownedBy, once });
   const place = { region: config.region, demo: config.demo };
   const directory = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
   const services = (router: ConnectRouter) => {
@@ -213,11 +230,18 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     }));
   };
   const verify = createTokenVerifier([createLocalVerifier(issuer), ...config.oidcIssuers.map((oidc) => createOidcIssuer(oidc, { log }))]);
-  const authorize = createAuthorizer({ verify, findUser: directory.find, publicServices: [] });
+  const authorize = tellingUnavailable(createAuthorizer({ verify, findUser: directory.find, publicServices: [] }));
+  const sockets = createSocketHandler({
+    authorize,
+    reader,
+    actions,
+    log,
+    limits: { messagesPerSecond: config.limits.socketMessagesPerSecond, messageBytes: config.limits.messageBytes },
+  });
   const http = createHttpServer({
     services: [RegistrationService, CredentialService, SessionService, ChannelService],
     routes: services,
-    interceptors: [createAuthorizationInterceptor(authorize), createValidateInterceptor()],
+    interceptors: [createUnavailableInterceptor(), createAuthorizationInterceptor(authorize), createValidateInterceptor()],
     requestGate: createAuthorizationGate(authorize),
     limits: { requestBytes: config.limits.messageBytes },
     allowedOrigins: config.allowedOrigins,
@@ -225,6 +249,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     log,
     ready: () => isReady(db),
     fallback: createLanding(),
+    onUpgrade: sockets.onUpgrade,
     ...(config.tls ? { tls: config.tls } : {}),
     address: { host: config.host, port: config.port },
   });
@@ -232,7 +257,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const sweep = setInterval(() => forgetOldRequestIds(db).catch((error: Error) => log.warn({ err: error }, "old request ids not forgotten")), 3_600_000);
   closers.push(() => clearInterval(sweep));
   const { host, port } = await http.listen();
-  closers.push(() => http.close(config.drainMs));
+  closers.push(() => http.close(config.drainMs), sockets.close);
   return {
     url: config.publicUrl?.origin ?? `${config.tls ? "https" : "http"}://${host.includes(":") ? `[${host}]` : host}:${port}`,
     issuer,
@@ -261,32 +286,37 @@ async function openDatabase(config: Config, log: Log, closers: Closers) {
 
 type Database = Awaited<ReturnType<typeof openDatabase>>["db"];
 
-async function openVault(config: Config, db: Database, log: Log, firstStart: boolean, closers: Closers) {
+async function openVault(config: Config, db: Database, log: Log, closers: Closers) {
   const sodium = await createSodium();
-  if (firstStart && (await isNew(config.rootKeyFile))) {
-    await mkdir(config.dataDirectory, { recursive: true, mode: 0o700 });
-    await createRootKeyFile(sodium, config.rootKeyFile);
-  }
+  const store = createVaultStore(db);
+  // A new key is made only for a database that has never known one: a key that is missing must be found, not replaced.
+  if ((await store.listCanaries()).length === 0 && !(await exists(config.rootKeyFile))) await createRootKeyFile(sodium, config.rootKeyFile);
   const keyring = await readRootKeyring(sodium, config.rootKeyFile);
   closers.push(() => keyring.close());
-  const vault = createVault({ sodium, keyring, store: createVaultStore(db), audit: (event) => log.info({ audit: event.kind, user_id: event.userId, purpose: event.purpose }, "vault") });
+  const vault = createVault({ sodium, keyring, store, audit: (event) => log.info({ audit: event.kind, user_id: event.userId, purpose: event.purpose }, "vault") });
   await vault.verifyAtStart();
   closers.push(() => vault.close());
   return { vault, keyring };
 }
 
-async function isNew(path: string): Promise<boolean> {
+async function exists(path: string): Promise<boolean> {
   try {
     await access(path);
-    return false;
-  } catch {
     return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false;
+    throw error;
   }
 }
 
 async function isReady(db: Database): Promise<boolean> {
-  await db.selectFrom("kek_canary").select("kid").limit(1).execute();
-  return true;
+  try {
+    await db.selectFrom("kek_canary").select("kid").limit(1).execute();
+    return true;
+  } catch (error) {
+    if (isServerUnavailable(error)) return false;
+    throw error;
+  }
 }
 
 async function closeAll(closers: Closers): Promise<void> {

@@ -36,7 +36,7 @@ export type Config = Readonly<{
   heartbeatMs: number;
   heartbeatStaleMs: number;
   drainMs: number;
-  limits: { concurrentSessions: number; messageBytes: number };
+  limits: { concurrentSessions: number; messageBytes: number; socketMessagesPerSecond: number };
 }>;
 
 /** One environment variable: what README says of it, and how its text becomes a value. */
@@ -73,6 +73,7 @@ export const settings = {
   heartbeatStaleMs: setting("CARREL_HEARTBEAT_STALE_MS", "45000", "silence after which a runner is taken for lost", integer(500, 3_600_000)),
   drainMs: setting("CARREL_DRAIN_MS", "10000", "time that calls under way have when the server stops", integer(0, 30_000)),
   concurrentSessions: setting("CARREL_LIMIT_CONCURRENT_SESSIONS", "10", "sessions of one person that may be alive at once", integer(1, 100_000)),
+  socketMessagesPerSecond: setting("CARREL_LIMIT_SOCKET_MESSAGES_PER_SECOND", "100", "messages a second on one WebSocket", integer(1, 100_000)),
   messageBytes: setting("CARREL_LIMIT_MESSAGE_BYTES", "1048576", "largest request message", integer(16_384, 64 * 1024 * 1024)),
 };
 
@@ -103,7 +104,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   const claudePath = values.claudePath ?? packagedClaude();
   if (claudePath === undefined || !existsSync(claudePath)) problems.push(`CARREL_CLAUDE_PATH: there is no claude program${claudePath ? ` at ${claudePath}` : ""}`);
   if (problems.length > 0) throw new ConfigError(problems);
-  const { tlsKey, tlsCert, memoryBytes, cpus, processes, concurrentSessions, messageBytes, ...rest } = values;
+  const { tlsKey, tlsCert, memoryBytes, cpus, processes, concurrentSessions, messageBytes, socketMessagesPerSecond, ...rest } = values;
   return Object.freeze({
     ...rest,
     claudePath: claudePath as string,
@@ -112,7 +113,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     rootKeyFile: values.rootKeyFile ?? join(values.dataDirectory, "root.key"),
     tls: tlsKey && tlsCert ? { key: readFileSync(tlsKey, "utf8"), cert: readFileSync(tlsCert, "utf8") } : undefined,
     sandboxLimits: { memoryBytes, cpus, processes },
-    limits: { concurrentSessions, messageBytes },
+    limits: { concurrentSessions, messageBytes, socketMessagesPerSecond },
   });
 }
 

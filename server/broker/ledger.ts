@@ -1,5 +1,7 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
+import { passingFailure } from "../db/failures.ts";
 import type { Journal } from "../journal/journal.ts";
 import type { UsageTally } from "../journal/tables.ts";
 import { usageMessage } from "../journal/turns.ts";
@@ -10,23 +12,53 @@ import type { Metered } from "./usage-meter.ts";
 
 export type LedgerDeps = { db: Kysely<Database>; journal: Journal; prices: PriceTable; hashToken(token: string): Uint8Array };
 
+/** A booking is tried again for this long while the database is away. */
+const patienceMs = 120_000;
+
 /** Who may spend, and what was spent: from the provider's own answers, in the session's log. */
 export function createLedger(deps: LedgerDeps) {
+  const bookings = new Map<string, Promise<void>>();
   return {
     findPhantom: (token: string): Promise<PhantomSession | undefined> => findPhantomSession(deps.db, deps.hashToken(token)),
-    async recordUsage(session: PhantomSession, { model, usage }: Metered): Promise<void> {
-      const spent = { ...usage, cost_micros: costMicros(deps.prices, model, usage) };
-      await deps.journal.change(
-        session.sessionId,
-        (row) => row ?? gone(session.sessionId),
-        (change) => {
-          if (change.session.state === "ended") return;
-          change.set({ usage: sum(change.session.usage, spent), turn_usage: sum(change.session.turn_usage, spent) });
-          change.append({ case: "usageDelta", value: { model, usage: usageMessage(usage), costUsd: spent.cost_micros / 1e6 } });
-        },
-      );
+    /** Resolves when the usage is in the log, once. Bookings of one session follow one another. */
+    recordUsage(session: PhantomSession, metered: Metered): Promise<void> {
+      const before = bookings.get(session.sessionId) ?? Promise.resolve();
+      const booking = before.then(() => book(deps, session, metered));
+      const settled = booking
+        .catch(() => undefined)
+        .finally(() => {
+          if (bookings.get(session.sessionId) === settled) bookings.delete(session.sessionId);
+        });
+      bookings.set(session.sessionId, settled);
+      return booking;
     },
   };
+}
+
+async function book({ journal, prices }: LedgerDeps, { sessionId }: PhantomSession, { model, usage }: Metered): Promise<void> {
+  const spent = { ...usage, cost_micros: costMicros(prices, model, usage) };
+  const deadline = performance.now() + patienceMs;
+  // What the tally is once this is booked. Nobody else books for the session, so a tally that is there already tells of a
+  // commit whose answer was lost.
+  let booked: UsageTally | undefined;
+  for (;;) {
+    try {
+      return await journal.change(sessionId, (row) => row ?? gone(sessionId), ({ session, set, append }) => {
+        if (session.state === "ended" || (booked && isSame(session.usage, booked))) return;
+        booked = sum(session.usage, spent);
+        set({ usage: booked, turn_usage: sum(session.turn_usage, spent) });
+        append({ case: "usageDelta", value: { model, usage: usageMessage(usage), costUsd: spent.cost_micros / 1e6 } });
+      });
+    } catch (error) {
+      const failure = passingFailure(error);
+      if (!failure || performance.now() > deadline) throw error;
+      await sleep(failure.retryAfterMs);
+    }
+  }
+}
+
+function isSame(a: UsageTally, b: UsageTally): boolean {
+  return (Object.keys(a) as (keyof UsageTally)[]).every((count) => a[count] === b[count]);
 }
 
 function sum(a: UsageTally, b: UsageTally): UsageTally {

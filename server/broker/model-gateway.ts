@@ -1,6 +1,7 @@
 import http, { type IncomingMessage, type ServerResponse } from "node:http";
 import https from "node:https";
 import { pipeline, Transform } from "node:stream";
+import { isServerUnavailable } from "../db/failures.ts";
 import type { Log } from "../log.ts";
 import { createUsageMeter, type Metered } from "./usage-meter.ts";
 
@@ -38,6 +39,8 @@ export function createModelGateway(deps: ModelGatewayDeps): ModelGateway {
   return {
     handle(request, response) {
       relay(deps, (options) => send({ ...options, agent }), request, response).catch((error: Error) => {
+        // The agent waits and asks again, as it would of an overloaded provider.
+        if (isServerUnavailable(error)) return refuse(response, 503, "overloaded_error", "Carrel cannot reach its database at the moment");
         deps.log.error({ err: error }, "model gateway failed");
         refuse(response, 500, "api_error", "the model gateway failed");
       });

@@ -17,12 +17,12 @@ import type { Guard, Journal } from "../journal/journal.ts";
 import { lockSession } from "../journal/store.ts";
 import { acceptPrompt } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
-import { answerApproval, answerQuestion, type PatternRules } from "./answers.ts";
+import { answerApproval, answerQuestion, type AnswerRules } from "./answers.ts";
 
 export type ChannelActionsDeps = {
   db: Kysely<Database>;
   journal: Journal;
-  patterns: PatternRules;
+  rules: AnswerRules;
   userVault(userId: string): Promise<UserVault>;
   ownedBy(ownerId: string): Guard;
   once: typeof import("../sessions/request-ids.ts").once;
@@ -54,7 +54,7 @@ export function createChannelActions(deps: ChannelActionsDeps): ChannelActions {
       return { interrupted };
     },
     answerApproval: (user, request) =>
-      deps.journal.change(request.sessionId, alive(user), (change) => answerApproval(change, request, nameOf(user), deps.patterns)),
+      deps.journal.change(request.sessionId, alive(user), (change) => answerApproval(change, request, nameOf(user), deps.rules)),
     answerQuestion: (user, request) =>
       deps.journal.change(request.sessionId, alive(user), (change) => answerQuestion(change, request, nameOf(user))),
   };

@@ -5,9 +5,11 @@ import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { Change } from "../journal/journal.ts";
 import { openApproval, openQuestion, resolvePause } from "../journal/pauses.ts";
-import { findPause, type PauseRow } from "../journal/store.ts";
+import { findPause, type PauseRow, type SessionRow } from "../journal/store.ts";
 
-export type PatternRules = {
+export type AnswerRules = {
+  /** What the permission engine says of a call in this session. */
+  verdict(session: SessionRow, toolName: string, input: JsonObject): { behavior: "allow" | "ask" } | { behavior: "deny"; message: string };
   /** The pattern that covers this call and its like; undefined when none safely does. */
   derive(toolName: string, input: JsonObject): string | undefined;
   matches(pattern: string, toolName: string, input: JsonObject): boolean;
@@ -16,10 +18,11 @@ export type PatternRules = {
 const defaultDenial = "The user denied this tool call.";
 
 /** Answers an approval inside a change. What was asked is what runs, unless the person edited it. */
-export async function answerApproval(change: Change, request: AnswerApprovalRequest, answeredBy: string, patterns: PatternRules) {
+export async function answerApproval(change: Change, request: AnswerApprovalRequest, answeredBy: string, rules: AnswerRules) {
   const pause = await openPause(change, "approval", request.toolUseId);
   const asked = openApproval(change.vault, pause);
-  const pattern = request.approved ? keptPattern(request, asked.toolName, asked.toolInput ?? {}, patterns) : "";
+  checkEdit(change.session, asked.toolName, request, rules);
+  const pattern = request.approved ? keptPattern(request, asked.toolName, asked.toolInput ?? {}, rules) : "";
   await claim(change, pause, request.approved ? "approved" : "denied", answeredBy);
   if (pattern && !change.session.session_patterns.includes(pattern)) change.set({ session_patterns: [...change.session.session_patterns, pattern] });
   const message = request.approved ? "" : request.message || defaultDenial;
@@ -72,12 +75,19 @@ function answersByQuestion(asked: readonly { question: string; header: string }[
   );
 }
 
-function keptPattern(request: AnswerApprovalRequest, toolName: string, input: JsonObject, patterns: PatternRules): string {
+function keptPattern(request: AnswerApprovalRequest, toolName: string, input: JsonObject, rules: AnswerRules): string {
   if (request.approvalScope !== ApprovalScope.SESSION) return "";
   const wanted = request.approvalPattern;
-  if (!wanted) return patterns.derive(toolName, input) ?? "";
-  if (patterns.matches(wanted, toolName, input)) return wanted;
+  if (!wanted) return rules.derive(toolName, input) ?? "";
+  if (rules.matches(wanted, toolName, input)) return wanted;
   throw refusal(ErrorReason.PATTERN_MISMATCH, `approval_pattern "${wanted}" does not match the call it answers`, { pattern: wanted });
+}
+
+/** A denial wins over a person's edit as it wins over everything. */
+function checkEdit(session: SessionRow, toolName: string, request: AnswerApprovalRequest, rules: AnswerRules): void {
+  if (!request.approved || !request.updatedInput) return;
+  const verdict = rules.verdict(session, toolName, request.updatedInput);
+  if (verdict.behavior === "deny") throw refusal(ErrorReason.PERMISSION_DENIED, `updated_input: ${verdict.message}`, { field: "updated_input" });
 }
 
 async function openPause(change: Change, kind: PauseRow["kind"], id: string): Promise<PauseRow> {

@@ -16,7 +16,12 @@ export function frameOf(sessionId: string, event: Event): Frame | undefined {
   const kind = event.payload?.kind;
   if (!kind?.case) return undefined;
   const project = projections[kind.case] as (value: unknown) => Projection;
-  return create(FrameSchema, { ...project(kind.value), sessionId, seq: event.seq, ...(event.createdAt ? { timestamp: event.createdAt } : {}) });
+  return create(FrameSchema, {
+    ...project(kind.value),
+    sessionId,
+    seq: event.seq,
+    ...(event.createdAt ? { timestamp: event.createdAt } : {}),
+  });
 }
 
 const projections: { [C in Case]: (value: Value<C>) => Projection } = {
@@ -29,12 +34,19 @@ const projections: { [C in Case]: (value: Value<C>) => Projection } = {
     type: "assistant",
     payload: {
       model: message.model,
-      content: [message.content.case === "thinking" ? { type: "thinking", thinking: message.content.value } : { type: "text", text: message.content.value ?? "" }],
+      content: [
+        message.content.case === "thinking"
+          ? { type: "thinking", thinking: message.content.value }
+          : { type: "text", text: message.content.value ?? "" },
+      ],
       block_id: message.blockId,
       parent_tool_use_id: message.parentToolUseId,
     },
   }),
-  toolUse: (use) => ({ type: "tool_use", payload: { id: use.id, name: use.name, input: use.input ?? {}, block_id: use.blockId, parent_tool_use_id: use.parentToolUseId } }),
+  toolUse: (use) => ({
+    type: "tool_use",
+    payload: { id: use.id, name: use.name, input: use.input ?? {}, block_id: use.blockId, parent_tool_use_id: use.parentToolUseId },
+  }),
   toolResult: (result) => ({
     type: "tool_result",
     payload: {
@@ -67,7 +79,11 @@ const projections: { [C in Case]: (value: Value<C>) => Projection } = {
   }),
   sessionEnd: (end) => ({
     type: "session_end",
-    payload: { reason: wordOf(EndReasonSchema, end.reason), message: end.message, ...(end.exitCode === undefined ? {} : { exit_code: end.exitCode }) },
+    payload: {
+      reason: wordOf(EndReasonSchema, end.reason),
+      message: end.message,
+      ...(end.exitCode === undefined ? {} : { exit_code: end.exitCode }),
+    },
   }),
   sessionError: ({ error, details }) => ({ type: "session_error", payload: { error, details } }),
   toolApprovalRequest: (approval) => ({ type: "tool_approval_request", payload: approvalPayload(approval) }),

@@ -36,7 +36,8 @@ export type Feeds = {
   readonly size: number;
 };
 
-type Reader = { deltas: Delta[]; budget: number; gapped: Set<string>; rung: boolean; stale: boolean; resolve: (() => void) | undefined };
+/** `next` is where the piece begins that this reader needs next, of each block under way. */
+type Reader = { deltas: Delta[]; budget: number; next: Map<string, number>; rung: boolean; stale: boolean; resolve: (() => void) | undefined };
 type Feed = {
   ring: Sized[];
   bytes: number;
@@ -53,7 +54,7 @@ export function createFeeds(): Feeds {
     subscribe(sessionId) {
       const feed = feeds.get(sessionId) ?? { ring: [], bytes: 0, newest: 0, finished: [], readers: new Set() };
       feeds.set(sessionId, feed);
-      const reader: Reader = { deltas: [], budget: deltaBudget, gapped: new Set(), rung: false, stale: false, resolve: undefined };
+      const reader: Reader = { deltas: [], budget: deltaBudget, next: new Map(), rung: false, stale: false, resolve: undefined };
       feed.readers.add(reader);
       return subscription(feed, reader, () => {
         feed.readers.delete(reader);
@@ -141,7 +142,10 @@ function remember(feed: Feed, sized: Sized): void {
   if (!blockId) return;
   feed.finished.push(blockId);
   if (feed.finished.length > finishedBlocks) feed.finished.shift();
-  for (const reader of feed.readers) reader.deltas = reader.deltas.filter((delta) => delta.blockId !== blockId);
+  for (const reader of feed.readers) {
+    reader.deltas = reader.deltas.filter((delta) => delta.blockId !== blockId);
+    reader.next.delete(blockId);
+  }
 }
 
 function forget(feed: Feed, count: number): void {
@@ -153,16 +157,17 @@ function blockOf(event: Event): string | undefined {
   return kind?.case === "assistant" || kind?.case === "toolUse" ? kind.value.blockId : undefined;
 }
 
-/** What a reader is shown of a block is always a prefix: after one lost piece, the rest of that block is lost too. */
+/**
+ * What a reader is shown of a block is always a prefix of it: after one lost piece, here or on the way from the runner, the
+ * rest of that block is lost too, and who comes in the middle of a block sees nothing of it but its event.
+ */
 function offer(reader: Reader, deltas: readonly Delta[]): void {
   for (const delta of deltas) {
-    if (reader.gapped.has(delta.blockId)) continue;
-    if (delta.text.length > reader.budget) {
-      if (reader.gapped.size >= finishedBlocks) reader.gapped.clear();
-      reader.gapped.add(delta.blockId);
-      continue;
-    }
-    reader.budget -= delta.text.length;
+    const { blockId, offset, text } = delta;
+    if (offset !== (reader.next.get(blockId) ?? 0) || text.length > reader.budget) continue;
+    if (reader.next.size >= finishedBlocks && !reader.next.has(blockId)) reader.next.clear();
+    reader.next.set(blockId, offset + text.length);
+    reader.budget -= text.length;
     reader.deltas.push(delta);
   }
   ring(reader);

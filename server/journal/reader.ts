@@ -38,10 +38,17 @@ export function createJournalReader(deps: JournalReaderDeps): JournalReader {
     const vault = await deps.userVault(row.owner_id);
     return rows.map((event) => openEvent(vault, event));
   };
-  return { session, events, watch: (options) => watch(deps.feeds, { session, events }, options) };
+  // One object for all readers of an event, so that it is encoded once for all of them.
+  const shared = new WeakMap<Event, WatchEventsResponse>();
+  const itemOf = (event: Event): WatchEventsResponse => {
+    const made = shared.get(event) ?? item({ case: "event", value: event });
+    shared.set(event, made);
+    return made;
+  };
+  return { session, events, watch: (options) => watch(deps.feeds, { session, events, itemOf }, options) };
 }
 
-type Source = Pick<JournalReader, "session" | "events">;
+type Source = Pick<JournalReader, "session" | "events"> & { itemOf(event: Event): WatchEventsResponse };
 
 async function* watch(feeds: Feeds, source: Source, options: WatchOptions): AsyncGenerator<WatchEventsResponse> {
   // Subscribed before the watermark is read: what commits in between is in the ring or rings the bell.
@@ -81,7 +88,7 @@ async function* follow(
     const events = live?.length ? live : behind ? await source.events(session, cursor, pageRows) : [];
     for (const event of events) {
       cursor = event.seq;
-      yield item({ case: "event", value: event });
+      yield source.itemOf(event);
       if (!synced && cursor >= watermark) break;
       if (event.payload?.kind.case === "sessionEnd") return;
     }

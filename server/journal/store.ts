@@ -36,7 +36,7 @@ export async function insertEvents(tx: Transaction<Database>, rows: Insertable<E
 }
 
 /** What one page of a log may hold, in sealed bytes; the first row always goes. */
-const pageBytes = 1024 * 1024;
+const pageBytes = 128 * 1024;
 
 /** Rows of the log after `afterSeq`, oldest first: at most `limit`, and at most a page's bytes. Empty only at the end. */
 export async function listEventRows(db: Kysely<Database>, sessionId: string, afterSeq: number, limit: number) {

@@ -3,6 +3,7 @@ import type { Database } from "../db/database.ts";
 import { findSession, type SessionRow } from "../journal/store.ts";
 import type { Log } from "../log.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
+import { type Lease, underLease } from "./leases.ts";
 import { nextStep, type Observed } from "./rules.ts";
 import { keepHandle, present, requestEnd, type StepDeps, steps } from "./steps.ts";
 import { databaseNow, findByBox, listDue } from "./store.ts";
@@ -14,7 +15,7 @@ export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   endGraceMs: number;
   /** Restarts allowed within the window before a lost session is given up. */
   maxRestarts: number;
-  /** Grace for every lease after this process started: the runners were there, it was not. */
+  /** Grace for every lease after this process started or could not see: the runners were there, it was not. */
   reconnectMs: number;
   intervalMs: number;
 };
@@ -24,15 +25,19 @@ export type Reconciler = {
   start(): Promise<void>;
   /** Looks at one session now. */
   poke(sessionId: string): void;
-  /** Records that a runner left by itself and what it exits with. */
-  detached(sessionId: string, exit: { reason: string; exitCode: number }): Promise<void>;
+  /** Records that the runner of this lease left by itself and what it exits with. */
+  detached(lease: Lease, exit: { reason: string; exitCode: number }): Promise<void>;
   stop(): Promise<void>;
 };
+
+/** A look this late means that this process did not run for a while. */
+const blindMs = 5_000;
 
 /** Drives what is observed to what is wanted (design D9): reads the current state, takes one step, looks again. */
 export function createReconciler(options: ReconcilerOptions): Reconciler {
   const stopping = new AbortController();
-  const startedAt = performance.now();
+  let seeingSince = performance.now();
+  let lastLook = seeingSince;
   const queue = createQueue(stopping.signal, (sessionId) => look(sessionId));
   const watched = new Set<string>();
   let timer: NodeJS.Timeout | undefined;
@@ -42,7 +47,9 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
     watched.add(handle.id);
     options.launcher
       .wait(handle, stopping.signal)
-      .catch((error: Error) => options.log.warn({ session_id: sessionId, err: error }, "waiting for a sandbox failed"))
+      .catch((error: Error) => {
+        if (!stopping.signal.aborted) options.log.warn({ session_id: sessionId, err: error }, "waiting for a sandbox failed");
+      })
       .finally(() => {
         watched.delete(handle.id);
         queue.add(sessionId);
@@ -54,7 +61,7 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
     const session = await findSession(options.db, sessionId);
     if (!session || session.state === "ended") return false;
     if (session.handle) watchExit(sessionId, session.handle);
-    const step = nextStep(await observe(options, session, startedAt), options);
+    const step = nextStep(await observe(options, session, seeingSince), options);
     if (step === "wait") return false;
     options.log.info({ session_id: sessionId, step, state: session.state, epoch: session.epoch }, "session step");
     await steps[step](deps, session);
@@ -62,11 +69,15 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
   };
 
   const lookAround = async (): Promise<void> => {
+    // Who was suspended, or had no database for a heartbeat to be recorded in, has no right to call anybody late.
+    if (performance.now() - lastLook > options.intervalMs + blindMs) seeingSince = performance.now();
     try {
       for (const { id } of await listDue(options.db)) queue.add(id);
     } catch (error) {
+      seeingSince = performance.now();
       options.log.warn({ err: error }, "reconciler could not read the sessions");
     }
+    lastLook = performance.now();
     if (!stopping.signal.aborted) timer = setTimeout(() => void lookAround(), options.intervalMs);
   };
 
@@ -77,12 +88,12 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
       await lookAround();
       options.standby.start();
     },
-    async detached(sessionId, exit) {
-      await options.journal.change(sessionId, present, (change) => {
+    async detached(lease, exit) {
+      await options.journal.change(lease.sessionId, underLease(lease), (change) => {
         change.set({ exit_code: exit.exitCode });
         requestEnd(change, exit.exitCode === 0 ? "job_completed" : "failed", exit.reason);
       });
-      queue.add(sessionId);
+      queue.add(lease.sessionId);
     },
     async stop() {
       stopping.abort();
@@ -117,10 +128,10 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
   }
 }
 
-async function observe(options: ReconcilerOptions, session: SessionRow, startedAt: number): Promise<Observed> {
+async function observe(options: ReconcilerOptions, session: SessionRow, seeingSince: number): Promise<Observed> {
   const now = await databaseNow(options.db);
   const leaseLeftMs = (session.lease_until?.getTime() ?? 0) - now;
-  const graceLeftMs = session.handle ? startedAt + options.reconnectMs - performance.now() : Number.NEGATIVE_INFINITY;
+  const graceLeftMs = session.handle ? seeingSince + options.reconnectMs - performance.now() : Number.NEGATIVE_INFINITY;
   const inWindow = session.restarts_since !== null && now - session.restarts_since.getTime() < options.restartWindowMs;
   return {
     state: session.state,
@@ -148,4 +159,12 @@ async function adoptSandboxes(options: ReconcilerOptions, deps: StepDeps): Promi
       options.log.info({ box }, "orphaned sandbox destroyed");
     }
   }
+  for (const { id } of await listDue(options.db)) await giveUpHalfStart(options, id);
+}
+
+/** A start without a sandbox died with the process that made it; nobody has to wait for its deadline. */
+async function giveUpHalfStart({ journal }: ReconcilerOptions, sessionId: string): Promise<void> {
+  await journal.change(sessionId, present, ({ session, now, set }) => {
+    if (session.state === "starting" && session.handle === null) set({ lease_until: now });
+  });
 }

@@ -14,7 +14,7 @@ import { deleteCommands, findPause, listCommands, type SessionRow } from "../jou
 import { finishTurn, startNextTurn } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Bells } from "./bells.ts";
-import { fenced, requireLease, underLease } from "./leases.ts";
+import { fenced, type Lease, requireLease, underLease } from "./leases.ts";
 import { alreadyCommitted, isAct, isReportable, questionOf } from "./rules.ts";
 import { findByAttachHash } from "./store.ts";
 import { newToken } from "./tokens.ts";
@@ -33,7 +33,7 @@ export type RunnerServiceDeps = {
   assigned(attachToken: string, signal: AbortSignal): Promise<boolean>;
   decide(session: SessionRow, toolName: string, input: JsonObject): Verdict;
   /** The runner left by itself. */
-  onDetached(sessionId: string, exit: { reason: string; exitCode: number }): Promise<void>;
+  onDetached(lease: Lease, exit: { reason: string; exitCode: number }): Promise<void>;
   staleMs: number;
   heartbeatMs: number;
 };
@@ -91,7 +91,7 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
     },
     async detach(request, context) {
       const lease = requireLease(context, request);
-      await deps.onDetached(lease.sessionId, { reason: request.reason, exitCode: request.exitCode });
+      await deps.onDetached(lease, { reason: request.reason, exitCode: request.exitCode });
       return {};
     },
   };

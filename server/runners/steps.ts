@@ -6,7 +6,7 @@ import type { Change, Guard, Journal } from "../journal/journal.ts";
 import { closeOpenPauses } from "../journal/pauses.ts";
 import { sealText } from "../journal/seal.ts";
 import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
-import { clearQueues, type LockedSession, type SessionRow } from "../journal/store.ts";
+import { clearQueues, deleteCommands, type LockedSession, type SessionRow } from "../journal/store.ts";
 import { finishTurn, repeatTurn } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import type { Launcher } from "./launcher.ts";
@@ -57,7 +57,10 @@ async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
       return change.session.epoch;
     })
     .catch(async (error: unknown) => {
-      if (ready) await deps.launcher.destroy(ready.handle);
+      if (ready) {
+        await deps.launcher.destroy(ready.handle);
+        await deps.launcher.removeFiles(ready.box);
+      }
       throw error;
     });
   ready?.assign();
@@ -93,6 +96,9 @@ async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
       restarts_since: fresh ? now : row.restarts_since,
     });
     await closeOpenPauses(change, "superseded");
+    // What the lost runner was asked for was meant for it alone; a new one must not be given the prompt a second time.
+    await deleteCommands(change.tx, row.id, row.last_command_id);
+    change.set({ acked_command_id: row.last_command_id });
     await settleTurn(change);
   });
 }
