@@ -56,7 +56,7 @@ export async function openChannel(socketPath: string, attachToken: string): Prom
   const lease = { sessionId: attached.sessionId, epoch: attached.epoch };
   let handledCommand = 0;
   const log = createAppender(client, lease, attached.manifest?.heartbeatMs ?? 10_000, () => handledCommand);
-  const deltas = createDeltaPipe(client, lease);
+  const deltas = inOrder(log, createDeltaPipe(client, lease));
 
   return {
     attached,
@@ -131,6 +131,7 @@ function createAppender(client: Client<typeof RunnerService>, lease: Lease, hear
       if (waitingBytes > mostWaitingBytes) throw new Error("the control plane has been away for too long: too many events wait");
       if (kinds.length > 0) pump();
     },
+    isBusy: () => sending !== undefined,
     async flushed(): Promise<void> {
       while (sending) await sending;
       if (failure) throw failure;
@@ -149,6 +150,23 @@ function nextBatch(waiting: readonly { event: RunnerEventInit; bytes: number }[]
 function fencedExit(error: unknown): number {
   process.stderr.write(`runner: ${error instanceof Error ? error.message : String(error)}\n`);
   return error instanceof Fenced ? 0 : 1;
+}
+
+/** Pieces of what the agent says next never overtake the events of what it said before. */
+function inOrder(log: { isBusy(): boolean; flushed(): Promise<void> }, deltas: { push(delta: DeltaInit): void }) {
+  let held: DeltaInit[] = [];
+  return {
+    push(delta: DeltaInit): void {
+      if (held.length === 0 && !log.isBusy()) return deltas.push(delta);
+      held.push(delta);
+      if (held.length > 1) return;
+      void log.flushed().then(() => {
+        const released = held;
+        held = [];
+        for (const one of released) deltas.push(one);
+      });
+    },
+  };
 }
 
 /** Deltas go out as they come, in one stream; while it is broken they are dropped, because their events will follow. */

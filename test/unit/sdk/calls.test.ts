@@ -10,8 +10,19 @@ import { SessionSchema, SessionStatus, SessionStatusSchema } from "../../../gen/
 import { SessionService } from "../../../gen/carrel/v1/session_service_pb.ts";
 import { ErrorInfoSchema, RetryInfoSchema } from "../../../gen/google/rpc/error_details_pb.ts";
 import { createCarrel as createBrowserCarrel } from "../../../sdk/browser.ts";
-import { createCarrel, createLiveBlocks, messageOf, metadataOf, reasonOf, retryAfterMsOf, retrying, toProductJson, valueOfWord, wordOf } from "../../../sdk/node.ts";
-import { serve, type Served } from "./serve.ts";
+import {
+  createCarrel,
+  createLiveBlocks,
+  messageOf,
+  metadataOf,
+  reasonOf,
+  retryAfterMsOf,
+  retrying,
+  toProductJson,
+  valueOfWord,
+  wordOf,
+} from "../../../sdk/node.ts";
+import { type Served, serve } from "./serve.ts";
 
 const opened: Served[] = [];
 afterEach(async () => void (await Promise.all(opened.splice(0).map((served) => served.close()))));
@@ -32,7 +43,12 @@ const refused = (reason: string, code: Code, metadata: Record<string, string> = 
   new ConnectError("no", code, undefined, [{ desc: ErrorInfoSchema, value: { reason, domain: "carrel", metadata } }]);
 
 describe("errors", () => {
-  const routes = (router: ConnectRouter) => router.service(SessionService, { getSession: () => { throw refused("SESSION_LIMIT", Code.ResourceExhausted, { limit: "10" }); } });
+  const routes = (router: ConnectRouter) =>
+    router.service(SessionService, {
+      getSession: () => {
+        throw refused("SESSION_LIMIT", Code.ResourceExhausted, { limit: "10" });
+      },
+    });
 
   test.each([
     { protocol: "connect", httpVersion: "2" },
@@ -58,11 +74,17 @@ describe("errors", () => {
     expect(reasonOf(new ConnectError("x", Code.Unavailable))).toBeUndefined();
     expect(reasonOf(new Error("x"))).toBeUndefined();
     expect(metadataOf("x")).toEqual({});
-    expect(reasonOf(new ConnectError("x", Code.NotFound, undefined, [{ desc: ErrorInfoSchema, value: { reason: "NOT_FOUND", domain: "else" } }]))).toBeUndefined();
+    expect(
+      reasonOf(
+        new ConnectError("x", Code.NotFound, undefined, [{ desc: ErrorInfoSchema, value: { reason: "NOT_FOUND", domain: "else" } }]),
+      ),
+    ).toBeUndefined();
   });
 
   test("say when to try again", () => {
-    const withInfo = new ConnectError("x", Code.ResourceExhausted, undefined, [{ desc: RetryInfoSchema, value: { retryDelay: { seconds: 3n, nanos: 500_000_000 } } }]);
+    const withInfo = new ConnectError("x", Code.ResourceExhausted, undefined, [
+      { desc: RetryInfoSchema, value: { retryDelay: { seconds: 3n, nanos: 500_000_000 } } },
+    ]);
     expect(retryAfterMsOf(withInfo)).toBe(3500);
     expect(retryAfterMsOf(refused("RATE_LIMITED", Code.ResourceExhausted, { retry_after_seconds: "7" }))).toBe(7000);
     expect(retryAfterMsOf(new Error("x"))).toBeUndefined();
@@ -117,8 +139,12 @@ describe("pages", () => {
     const carrel = createCarrel({
       baseUrl: await served((router) =>
         router.service(SessionService, {
-          listSessions: ({ cursor, status }) => ({ sessions: [{ id: `${cursor || "first"} ${status}` }], nextCursor: { "": "second", second: "third" }[cursor] ?? "" }),
-        })),
+          listSessions: ({ cursor, status }) => ({
+            sessions: [{ id: `${cursor || "first"} ${status}` }],
+            nextCursor: { "": "second", second: "third" }[cursor] ?? "",
+          }),
+        }),
+      ),
     });
     const ids = (await collect(carrel.allSessions({ status: SessionStatus.RUNNING }))).map(({ id }) => id);
     expect(ids).toEqual(["first 2", "second 2", "third 2"]);
@@ -129,8 +155,12 @@ describe("pages", () => {
     const carrel = createCarrel({
       baseUrl: await served((router) =>
         router.service(ChannelService, {
-          listEvents: ({ afterSeq }) => ({ events: [1, 2].map((step) => ({ seq: afterSeq + step })).filter(({ seq }) => seq <= 5), lastSeq: 5 }),
-        })),
+          listEvents: ({ afterSeq }) => ({
+            events: [1, 2].map((step) => ({ seq: afterSeq + step })).filter(({ seq }) => seq <= 5),
+            lastSeq: 5,
+          }),
+        }),
+      ),
     });
     expect((await collect(carrel.allEvents("s"))).map(({ seq }) => seq)).toEqual([1, 2, 3, 4, 5]);
     expect(await collect(carrel.allEvents("s", { afterSeq: 5 }))).toEqual([]);
@@ -155,7 +185,12 @@ describe("retrying", () => {
 
   test("does not repeat a refusal", async () => {
     let calls = 0;
-    await expect(retrying(async () => { calls++; throw refused("NO_CREDENTIALS", Code.PermissionDenied); }, quick)).rejects.toThrow("no");
+    await expect(
+      retrying(async () => {
+        calls++;
+        throw refused("NO_CREDENTIALS", Code.PermissionDenied);
+      }, quick),
+    ).rejects.toThrow("no");
     expect(calls).toBe(1);
   });
 });
@@ -188,10 +223,27 @@ describe("the product's words", () => {
   test("make the product's JSON", () => {
     const session = create(SessionSchema, { id: "s", status: SessionStatus.RUNNING, allowedTools: ["Read"], createdAt: { seconds: 0n } });
     expect(toProductJson(SessionSchema, session)).toMatchObject({
-      id: "s", name: "", status: "running", user_state: null, created_at: "1970-01-01T00:00:00Z", terminated_at: null, exit_code: null, allowed_tools: ["Read"], denied_tools: [], usage: null, demo: false, cost_usd: 0,
+      id: "s",
+      name: "",
+      status: "running",
+      user_state: null,
+      created_at: "1970-01-01T00:00:00Z",
+      terminated_at: null,
+      exit_code: null,
+      allowed_tools: ["Read"],
+      denied_tools: [],
+      usage: null,
+      demo: false,
+      cost_usd: 0,
     });
-    const event = create(EventSchema, { seq: 4, payload: { kind: { case: "toolUse", value: { name: "Bash", input: { command: "ls", deep: [1, null] } } } } });
-    expect(toProductJson(EventSchema, event)).toMatchObject({ seq: 4, payload: { tool_use: { name: "Bash", input: { command: "ls", deep: [1, null] }, parent_tool_use_id: "" } } });
+    const event = create(EventSchema, {
+      seq: 4,
+      payload: { kind: { case: "toolUse", value: { name: "Bash", input: { command: "ls", deep: [1, null] } } } },
+    });
+    expect(toProductJson(EventSchema, event)).toMatchObject({
+      seq: 4,
+      payload: { tool_use: { name: "Bash", input: { command: "ls", deep: [1, null] }, parent_tool_use_id: "" } },
+    });
   });
 });
 

@@ -6,7 +6,7 @@ import { SessionStatus } from "../../../gen/carrel/v1/session_pb.ts";
 import { SessionService } from "../../../gen/carrel/v1/session_service_pb.ts";
 import { ErrorInfoSchema } from "../../../gen/google/rpc/error_details_pb.ts";
 import { type Carrel, createCarrel, type WatchItem, type WatchOptions } from "../../../sdk/node.ts";
-import { serve, type Served } from "./serve.ts";
+import { type Served, serve } from "./serve.ts";
 
 type Item = MessageInitShape<typeof WatchEventsResponseSchema>["item"];
 type Watch = (request: WatchEventsRequest, context: HandlerContext) => AsyncGenerator<Item>;
@@ -20,9 +20,18 @@ afterEach(async () => {
   await Promise.all(opened.served.splice(0).map((served) => served.close()));
 });
 
-type Setup = { status?: SessionStatus; lastSeq?: number; httpVersion?: "1.1" | "2"; protocol?: "connect" | "grpc" | "grpc-web"; token?: () => string };
+type Setup = {
+  status?: SessionStatus;
+  lastSeq?: number;
+  httpVersion?: "1.1" | "2";
+  protocol?: "connect" | "grpc" | "grpc-web";
+  token?: () => string;
+};
 
-async function watchOf(watch: Watch, { status = SessionStatus.RUNNING, lastSeq = 0, httpVersion = "2", protocol = "connect", token }: Setup = {}) {
+async function watchOf(
+  watch: Watch,
+  { status = SessionStatus.RUNNING, lastSeq = 0, httpVersion = "2", protocol = "connect", token }: Setup = {},
+) {
   const routes = (router: ConnectRouter) => {
     router.service(ChannelService, {
       async *watchEvents(request, context) {
@@ -38,7 +47,10 @@ async function watchOf(watch: Watch, { status = SessionStatus.RUNNING, lastSeq =
   return { served, carrel };
 }
 
-const event = (seq: number): Item => ({ case: "event", value: { seq, payload: { kind: { case: "system", value: { subtype: "note", message: `event ${seq}` } } } } });
+const event = (seq: number): Item => ({
+  case: "event",
+  value: { seq, payload: { kind: { case: "system", value: { subtype: "note", message: `event ${seq}` } } } },
+});
 const end = (seq: number): Item => ({ case: "event", value: { seq, payload: { kind: { case: "sessionEnd", value: {} } } } });
 const synced = (lastSeq: number): Item => ({ case: "synced", value: { lastSeq } });
 
@@ -50,7 +62,8 @@ async function collect(items: AsyncIterable<WatchItem>): Promise<WatchItem[]> {
 
 const seqs = (items: WatchItem[]) => items.flatMap((item) => (item.kind === "event" ? [item.event.seq] : []));
 const upTo = (last: number) => Array.from({ length: last }, (_, index) => index + 1);
-const untilAborted = ({ signal }: HandlerContext) => new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+const untilAborted = ({ signal }: HandlerContext) =>
+  new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 
 /** Sends a random stretch of the log and then breaks off in one of many ways. */
 function cuttingServer(last: number, cuts: { left: number }, cutConnections: () => void): Watch {
@@ -80,18 +93,22 @@ describe("watch", () => {
     { protocol: "connect", httpVersion: "1.1" },
     { protocol: "grpc", httpVersion: "2" },
     { protocol: "grpc-web", httpVersion: "1.1" },
-  ] as const)("yields each event once and in order through 500 cuts ($protocol over HTTP/$httpVersion)", { timeout: 30_000 }, async (how) => {
-    const last = 400;
-    const cuts = { left: 500 };
-    let cutConnections = () => {};
-    const { served, carrel } = await watchOf((...call) => cuttingServer(last, cuts, () => cutConnections())(...call), how);
-    cutConnections = served.cutConnections;
-    let lost = 0;
-    const items = await collect(carrel.watch(sessionId, { ...fast, onReconnecting: () => void lost++ }));
-    expect(seqs(items)).toEqual(upTo(last));
-    expect(items.filter((item) => item.kind === "synced")).toHaveLength(1);
-    expect(lost).toBeGreaterThan(100);
-  });
+  ] as const)(
+    "yields each event once and in order through 500 cuts ($protocol over HTTP/$httpVersion)",
+    { timeout: 30_000 },
+    async (how) => {
+      const last = 400;
+      const cuts = { left: 500 };
+      let cutConnections = () => {};
+      const { served, carrel } = await watchOf((...call) => cuttingServer(last, cuts, () => cutConnections())(...call), how);
+      cutConnections = served.cutConnections;
+      let lost = 0;
+      const items = await collect(carrel.watch(sessionId, { ...fast, onReconnecting: () => void lost++ }));
+      expect(seqs(items)).toEqual(upTo(last));
+      expect(items.filter((item) => item.kind === "synced")).toHaveLength(1);
+      expect(lost).toBeGreaterThan(100);
+    },
+  );
 
   test("starts after the event the caller has", async () => {
     const { carrel } = await watchOf(async function* ({ afterSeq }) {
@@ -115,7 +132,12 @@ describe("watch", () => {
   });
 
   test("ends when the log of an ended session is read out, although its last event was seen before", async () => {
-    const { carrel } = await watchOf(async function* () { yield synced(7); }, { status: SessionStatus.ENDED, lastSeq: 7 });
+    const { carrel } = await watchOf(
+      async function* () {
+        yield synced(7);
+      },
+      { status: SessionStatus.ENDED, lastSeq: 7 },
+    );
     expect(await collect(carrel.watch(sessionId, { afterSeq: 7 }))).toEqual([{ kind: "synced", lastSeq: 7 }]);
   });
 
@@ -132,7 +154,12 @@ describe("watch", () => {
     });
     const lost: string[] = [];
     let back = 0;
-    const options: WatchOptions = { ...fast, silenceMs: 60, onReconnecting: ({ error }) => void lost.push(String(error)), onReconnected: () => void back++ };
+    const options: WatchOptions = {
+      ...fast,
+      silenceMs: 60,
+      onReconnecting: ({ error }) => void lost.push(String(error)),
+      onReconnected: () => void back++,
+    };
     expect(seqs(await collect(carrel.watch(sessionId, options)))).toEqual([1, 2]);
     expect(lost).toEqual([expect.stringContaining("nothing was heard for 60 ms")]);
     expect(back).toBe(1);
@@ -192,8 +219,10 @@ describe("watch", () => {
   test("a refusal that lasts is thrown at once", async () => {
     let calls = 0;
     const { carrel } = await watchOf(async function* () {
-      calls++;
-      throw new ConnectError("session not found", Code.NotFound, undefined, [{ desc: ErrorInfoSchema, value: { reason: "NOT_FOUND", domain: "carrel" } }]);
+      if (++calls === 0) yield event(1);
+      throw new ConnectError("session not found", Code.NotFound, undefined, [
+        { desc: ErrorInfoSchema, value: { reason: "NOT_FOUND", domain: "carrel" } },
+      ]);
     });
     await expect(collect(carrel.watch(sessionId, fast))).rejects.toThrow("session not found");
     expect(calls).toBe(1);
@@ -238,7 +267,9 @@ describe("watch", () => {
   });
 
   test("gives up when told to and nothing is heard for so long", async () => {
-    const { served, carrel } = await watchOf(async function* () {});
+    const { served, carrel } = await watchOf(async function* () {
+      yield event(1);
+    });
     await served.close();
     await expect(collect(carrel.watch(sessionId, { ...fast, giveUpAfterMs: 50 }))).rejects.toMatchObject({ code: Code.Unavailable });
   });

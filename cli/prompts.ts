@@ -1,0 +1,37 @@
+import { usageFailure } from "./failures.ts";
+import type { Surroundings } from "./surroundings.ts";
+
+/** Everything on stdin, without the line end at its end. */
+export async function readAll({ stdin }: Surroundings): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of stdin) chunks.push(Buffer.from(chunk as Buffer | string));
+  return Buffer.concat(chunks).toString("utf8").trim();
+}
+
+/** A secret typed at the terminal, which shows nothing of it. Undefined after Ctrl+C or Ctrl+D. Needs a terminal. */
+export function readHidden({ stdin, stderr }: Surroundings, question: string): Promise<string | undefined> {
+  const { setRawMode } = stdin;
+  if (!stdin.isTTY || !setRawMode) throw usageFailure("a hidden prompt needs a terminal");
+  stderr.write(question);
+  setRawMode.call(stdin, true);
+  return new Promise((resolve) => {
+    let typed = "";
+    const finish = (answer: string | undefined) => {
+      stdin.off("data", read);
+      setRawMode.call(stdin, false);
+      stdin.pause();
+      stderr.write("\n");
+      resolve(answer);
+    };
+    const read = (chunk: Buffer | string) => {
+      for (const character of chunk.toString()) {
+        if (character === "\r" || character === "\n") return finish(typed.trim());
+        if (character === "\u0003" || character === "\u0004") return finish(undefined);
+        if (character === "\u007f" || character === "\b") typed = typed.slice(0, -1);
+        else if (character >= " ") typed += character;
+      }
+    };
+    stdin.on("data", read);
+    stdin.resume();
+  });
+}
