@@ -1,4 +1,4 @@
-import { type PermissionResult, type Query, query, type SDKMessage, type SDKUserMessage } from "@anthropic-ai/claude-agent-sdk";
+import { type McpServerConfig, type PermissionResult, type Query, query, type SDKMessage, type SDKUserMessage } from "@anthropic-ai/claude-agent-sdk";
 import type { JsonObject } from "@bufbuild/protobuf";
 
 /** One tool call before it runs. `agentId` names the sub-agent that makes it. */
@@ -11,6 +11,7 @@ export type AgentOptions = {
   model: string;
   planMode: boolean;
   environment: Record<string, string>;
+  mcpServers: Record<string, McpServerConfig>;
   /** The conversation to take up again; empty starts a new one. */
   resume: string;
   decide(call: ToolCall): Promise<Decision>;
@@ -46,6 +47,7 @@ export function startAgent(options: AgentOptions): Agent {
       // Nothing in the workspace or the home configures the agent: not settings, not hooks, not MCP servers.
       settingSources: [],
       strictMcpConfig: true,
+      mcpServers: options.mcpServers,
       permissionMode: options.planMode ? "plan" : "default",
       includePartialMessages: true,
       ...(options.model ? { model: options.model } : {}),

@@ -8,6 +8,7 @@ import { createValidateInterceptor } from "@connectrpc/validate";
 import { RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ChannelService } from "../gen/carrel/v1/channel_service_pb.ts";
 import { CredentialService } from "../gen/carrel/v1/credential_service_pb.ts";
+import { ProfileService } from "../gen/carrel/v1/profile_service_pb.ts";
 import { RegistrationService } from "../gen/carrel/v1/registration_service_pb.ts";
 import { SessionService } from "../gen/carrel/v1/session_service_pb.ts";
 import { createLedger } from "./broker/ledger.ts";
@@ -44,9 +45,15 @@ import { createTokenVerifier } from "./identity/verify.ts";
 import { createFeeds } from "./journal/feed.ts";
 import { createJournal } from "./journal/journal.ts";
 import { createJournalReader } from "./journal/reader.ts";
+import { pinnedSettings } from "./journal/pinned.ts";
 import type { PermissionModeWord } from "./journal/session-view.ts";
 import { findOwnedSession, type SessionRow } from "./journal/store.ts";
 import type { Log } from "./log.ts";
+import { optionsMessage } from "./profiles/message.ts";
+import { createProfileOpener } from "./profiles/open.ts";
+import { createEffectiveSettings } from "./profiles/overrides.ts";
+import { provisionDefaults } from "./profiles/provision.ts";
+import { createProfileService } from "./profiles/service.ts";
 import { createRegistrationService } from "./registration/service.ts";
 import { findRegistration } from "./registration/store.ts";
 import { createBells } from "./runners/bells.ts";
@@ -61,6 +68,7 @@ import { createStandby } from "./runners/standby.ts";
 import { selectDriver } from "./sandbox/select.ts";
 import { sessionMessage } from "./sessions/message.ts";
 import { forgetOldRequestIds, once } from "./sessions/request-ids.ts";
+import { checkedName } from "./sessions/rules.ts";
 import { createSessionService, ownedBy } from "./sessions/service.ts";
 import { listAliveOf } from "./sessions/store.ts";
 import { createRootKeyFile } from "./vault/key-file.ts";
@@ -97,8 +105,8 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   closers.push(lock.release);
   await mkdir(config.runtimeDirectory, { recursive: true, mode: 0o700 });
   const issuer = await openLocalIssuer(config.dataDirectory);
-  const { db, listener } = await openDatabase(config, log, closers);
-  const { vault, keyring } = await openVault(config, db, log, closers);
+  const { db, keys, listener } = await openDatabase(config, log, closers);
+  const { vault, keyring } = await openVault(config, keys, log, closers);
   const userVault = (userId: string) => vault.forUser(userId);
   const hashToken = (token: string) => keyring.hashToken(token);
 
@@ -137,7 +145,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const credentials = createOpenedCredentials({ db, userVault });
   closers.push(() => credentials.close());
 
-  const ledger = createLedger({ db, journal, prices: readPriceTable(config.priceTable), hashToken });
+  const ledger = createLedger({ db, journal, prices: readPriceTable(config.priceTable), hashToken, poke: (sessionId) => reconciler.poke(sessionId) });
   const gateway = createModelGateway({
     ...ledger,
     baseUrl: config.anthropicBaseUrl,
@@ -158,6 +166,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
         decide: verdict,
         onDetached: (lease, exit) => reconciler.detached(lease, exit),
         staleMs: config.heartbeatStaleMs,
+        maxSessionMs: config.maxSessionMs,
         heartbeatMs: config.heartbeatMs,
         assigned: (attachToken, signal) => standby.assigned(attachToken, signal),
       })),
@@ -199,22 +208,36 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   closers.push(reconciler.stop);
 
   const actions = createChannelActions({ db, journal, rules: { derive: derivePattern, matches: patternMatches, verdict }, userVault, ownedBy, once });
-  const place = { region: config.region, demo: config.demo };
+  const isPattern = (text: string) => parsePattern(text) !== undefined;
+  const place = { region: config.region, demo: config.demo, showSettings: optionsMessage };
   const directory = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
   const services = (router: ConnectRouter) => {
-    router.service(RegistrationService, createRegistrationService({ db, createUserKey: vault.createUserKey, allowedDomains: config.allowedEmailDomains, onRegistered: directory.forget }));
+    router.service(RegistrationService, createRegistrationService({ db, createUserKey: async (tx, userId) => {
+      await vault.createUserKey(tx, userId);
+      await provisionDefaults(tx, userId);
+    }, allowedDomains: config.allowedEmailDomains, onRegistered: directory.forget }));
     router.service(CredentialService, createCredentialService({ db, userVault, onChanged: credentials.forget }));
     router.service(SessionService, createSessionService({
       db,
       journal,
       userVault,
       userIdOf: (context) => requireUser(context).userId,
-      hasCredential: (userId) => hasCredential(db, userId),
-      isPattern: (text) => parsePattern(text) !== undefined,
+      hasCredential,
+      effectiveSettings: createEffectiveSettings(createProfileOpener({ db, userVault }), isPattern),
       poke: reconciler.poke,
       announce: (ownerId, sessionId) => changed.ring(ownerId, sessionId),
       concurrentSessions: config.limits.concurrentSessions,
       place,
+    }));
+    router.service(ProfileService, createProfileService({
+      db,
+      userVault,
+      once,
+      checkedName,
+      isPattern,
+      limit: config.limits.profiles,
+      userIdOf: (context) => requireUser(context).userId,
+      sessionSettings: async (ownerId, sessionId) => pinnedSettings(await userVault(ownerId), await reader.session(ownerId, sessionId)),
     }));
     router.service(ChannelService, createChannelService({
       db,
@@ -239,7 +262,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     limits: { messagesPerSecond: config.limits.socketMessagesPerSecond, messageBytes: config.limits.messageBytes },
   });
   const http = createHttpServer({
-    services: [RegistrationService, CredentialService, SessionService, ChannelService],
+    services: [RegistrationService, CredentialService, ProfileService, SessionService, ChannelService],
     routes: services,
     interceptors: [createUnavailableInterceptor(), createAuthorizationInterceptor(authorize), createValidateInterceptor()],
     requestGate: createAuthorizationGate(authorize),
@@ -277,11 +300,14 @@ async function openDatabase(config: Config, log: Log, closers: Closers) {
   };
   const { db, close } = connectDatabase({ connection, poolSize: config.databasePoolSize, log, onLost });
   closers.push(close);
+  // Who waits for a key may hold a connection for work of its own, so keys come over connections that nobody can hold.
+  const { db: keys, close: closeKeys } = connectDatabase({ connection, poolSize: 2, log, onLost });
+  closers.push(closeKeys);
   await verifyDurability(db);
   await migrateToLatest(db);
   const listener = createListener({ connection, log, onLost });
   closers.push(listener.close);
-  return { db, listener };
+  return { db, keys, listener };
 }
 
 type Database = Awaited<ReturnType<typeof openDatabase>>["db"];

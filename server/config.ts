@@ -36,7 +36,14 @@ export type Config = Readonly<{
   heartbeatMs: number;
   heartbeatStaleMs: number;
   drainMs: number;
-  limits: { concurrentSessions: number; messageBytes: number; socketMessagesPerSecond: number };
+  maxSessionMs: number;
+  limits: {
+    concurrentSessions: number;
+    messageBytes: number;
+    socketMessagesPerSecond: number;
+    profiles: number;
+    perMinute: { registrations: number; sessionCreates: number; prompts: number };
+  };
 }>;
 
 /** One environment variable: what README says of it, and how its text becomes a value. */
@@ -72,8 +79,13 @@ export const settings = {
   heartbeatMs: setting("CARREL_HEARTBEAT_MS", "10000", "how often a runner shows that it lives", integer(100, 600_000)),
   heartbeatStaleMs: setting("CARREL_HEARTBEAT_STALE_MS", "45000", "silence after which a runner is taken for lost", integer(500, 3_600_000)),
   drainMs: setting("CARREL_DRAIN_MS", "10000", "time that calls under way have when the server stops", integer(0, 30_000)),
+  registrations: setting("CARREL_LIMIT_REGISTRATIONS_PER_MINUTE", "10", "registration requests of one person in any minute", integer(1, 10_000)),
+  sessionCreates: setting("CARREL_LIMIT_SESSION_CREATES_PER_MINUTE", "10", "sessions one person may create in any minute", integer(1, 10_000)),
+  maxSessionMs: setting("CARREL_MAX_SESSION_MS", "86400000", "running time after which a session ends", integer(1_000, 31_536_000_000)),
+  profiles: setting("CARREL_LIMIT_PROFILES", "10", "profiles of one person", integer(1, 1_000)),
   concurrentSessions: setting("CARREL_LIMIT_CONCURRENT_SESSIONS", "10", "sessions of one person that may be alive at once", integer(1, 100_000)),
   socketMessagesPerSecond: setting("CARREL_LIMIT_SOCKET_MESSAGES_PER_SECOND", "100", "messages a second on one WebSocket", integer(1, 100_000)),
+  prompts: setting("CARREL_LIMIT_PROMPTS_PER_MINUTE", "60", "prompts to one session in any minute", integer(1, 10_000)),
   messageBytes: setting("CARREL_LIMIT_MESSAGE_BYTES", "1048576", "largest request message", integer(16_384, 64 * 1024 * 1024)),
 };
 
@@ -104,7 +116,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   const claudePath = values.claudePath ?? packagedClaude();
   if (claudePath === undefined || !existsSync(claudePath)) problems.push(`CARREL_CLAUDE_PATH: there is no claude program${claudePath ? ` at ${claudePath}` : ""}`);
   if (problems.length > 0) throw new ConfigError(problems);
-  const { tlsKey, tlsCert, memoryBytes, cpus, processes, concurrentSessions, messageBytes, socketMessagesPerSecond, ...rest } = values;
+  const { tlsKey, tlsCert, memoryBytes, cpus, processes, concurrentSessions, profiles, messageBytes, socketMessagesPerSecond, registrations, sessionCreates, prompts, ...rest } = values;
   return Object.freeze({
     ...rest,
     claudePath: claudePath as string,
@@ -113,7 +125,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     rootKeyFile: values.rootKeyFile ?? join(values.dataDirectory, "root.key"),
     tls: tlsKey && tlsCert ? { key: readFileSync(tlsKey, "utf8"), cert: readFileSync(tlsCert, "utf8") } : undefined,
     sandboxLimits: { memoryBytes, cpus, processes },
-    limits: { concurrentSessions, messageBytes, socketMessagesPerSecond },
+    limits: { concurrentSessions, profiles, messageBytes, socketMessagesPerSecond, perMinute: { registrations, sessionCreates, prompts } },
   });
 }
 

@@ -31,6 +31,14 @@ table credential (
   constraint credential_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_user(id)
 )
 
+table default_profile (
+  owner_id uuid not null
+  profile_id text not null
+  constraint default_profile_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES app_user(id)
+  constraint default_profile_owner_id_profile_id_fkey FOREIGN KEY (owner_id, profile_id) REFERENCES profile(owner_id, id)
+  constraint default_profile_pkey PRIMARY KEY (owner_id)
+)
+
 table event (
   chain bytea not null
   created_at timestamp with time zone not null
@@ -72,11 +80,50 @@ table pause (
 )
 CREATE INDEX pause_open ON public.pause USING btree (session_id) WHERE (outcome IS NULL)
 
+table profile (
+  allowed_hosts text[] not null
+  allowed_tools text[] not null
+  created_at timestamp with time zone not null default now()
+  denied_tools text[] not null
+  description text not null
+  environment bytea
+  generation integer not null
+  id text not null
+  max_budget_micros bigint
+  max_turns integer
+  mcp_servers bytea
+  model text not null
+  name text not null
+  one_shot boolean not null
+  owner_id uuid not null
+  permission_mode text not null
+  ttl_seconds integer
+  updated_at timestamp with time zone not null default now()
+  constraint profile_generation_check CHECK ((generation > 0))
+  constraint profile_max_budget_micros_check CHECK ((max_budget_micros > 0))
+  constraint profile_max_turns_check CHECK ((max_turns > 0))
+  constraint profile_name_check CHECK ((name <> ''::text))
+  constraint profile_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES app_user(id)
+  constraint profile_owner_id_id_key UNIQUE (owner_id, id)
+  constraint profile_owner_id_name_key UNIQUE (owner_id, name)
+  constraint profile_permission_mode_check CHECK ((permission_mode = ANY (ARRAY['acceptEdits'::text, 'plan'::text, 'bypassPermissions'::text])))
+  constraint profile_pkey PRIMARY KEY (id)
+  constraint profile_ttl_seconds_check CHECK (((ttl_seconds >= 1) AND (ttl_seconds <= 86400)))
+)
+
 table queued_prompt (
   seq integer not null
   session_id text not null
   constraint queued_prompt_pkey PRIMARY KEY (session_id, seq)
   constraint queued_prompt_session_id_fkey FOREIGN KEY (session_id) REFERENCES session(id)
+)
+
+table rate_limit (
+  kind text not null
+  subject text not null
+  taken timestamp with time zone[] not null
+  constraint rate_limit_pkey PRIMARY KEY (kind, subject)
+  constraint rate_limit_taken_check CHECK ((cardinality(taken) > 0))
 )
 
 table request_id (
@@ -93,6 +140,7 @@ CREATE INDEX request_id_age ON public.request_id USING btree (created_at)
 
 table session (
   acked_command_id integer not null default 0
+  allowed_hosts text[] not null default '{}'::text[]
   allowed_tools text[] not null
   attach_hash bytea
   box text
@@ -101,6 +149,7 @@ table session (
   denied_tools text[] not null
   desired text not null
   end_reason text
+  ends_at timestamp with time zone
   epoch integer not null default 0
   error_message bytea
   exit_code integer
@@ -112,22 +161,29 @@ table session (
   last_seq integer not null default 0
   lease_hash bytea
   lease_until timestamp with time zone
+  max_budget_micros bigint
+  max_turns integer
   model text not null
+  model_requests integer not null default 0
   name text not null
   num_turns integer not null default 0
+  one_shot boolean not null default false
   owner_id uuid not null
   pending_count integer not null default 0
   permission_mode text not null
   phantom_hash bytea
+  profile_id text not null default ''::text
   queued_prompts integer not null default 0
   restarts integer not null default 0
   restarts_since timestamp with time zone
   sdk_session_id text
   session_patterns text[] not null default '{}'::text[]
+  settings bytea
   started_at timestamp with time zone
   state text not null
   state_since timestamp with time zone not null default now()
   terminated_at timestamp with time zone
+  ttl_seconds integer
   turn integer not null default 0
   turn_acted boolean not null default false
   turn_started_at timestamp with time zone

@@ -3,6 +3,7 @@ import https from "node:https";
 import { pipeline, Transform } from "node:stream";
 import { isServerUnavailable } from "../db/failures.ts";
 import type { Log } from "../log.ts";
+import { type Cap, capReached, type ModelRequest } from "./caps.ts";
 import { createUsageMeter, type Metered } from "./usage-meter.ts";
 
 /** Everything a sandbox may ask of the provider. Compared as a whole: no other path, query or encoding passes. */
@@ -12,7 +13,17 @@ const allowed = new Set(["/v1/messages", "/v1/messages?beta=true", "/v1/messages
 const passedRequestHeaders = ["anthropic-version", "anthropic-beta", "content-type", "content-length", "user-agent", "accept", "x-app", "anthropic-dangerous-direct-browser-access"];
 const droppedResponseHeaders = new Set(["connection", "keep-alive", "transfer-encoding", "set-cookie", "proxy-authenticate", "upgrade", "trailer"]);
 
-export type PhantomSession = { sessionId: string; ownerId: string; epoch: number; box: string | null };
+export type PhantomSession = {
+  sessionId: string;
+  ownerId: string;
+  epoch: number;
+  box: string | null;
+  spentMicros: number;
+  maxBudgetMicros: number | null;
+  /** Round trips of the agent itself so far. */
+  modelRequests: number;
+  maxTurns: number | null;
+};
 
 /** A borrowed secret: used at once, then released, which wipes it. */
 export type ProviderSecret = { kind: "api_key" | "oauth_token"; secret: Uint8Array; release(): void };
@@ -23,7 +34,9 @@ export type ModelGatewayDeps = {
   findPhantom(token: string): Promise<PhantomSession | undefined>;
   /** The owner's provider secret; undefined when none is stored. */
   openCredential(userId: string): Promise<ProviderSecret | undefined>;
-  recordUsage(session: PhantomSession, metered: Metered): Promise<void>;
+  recordUsage(session: PhantomSession, metered: Metered, request: ModelRequest): Promise<void>;
+  /** Ends a session that has used up what it may. */
+  endAtCap(session: PhantomSession, cap: Cap): Promise<void>;
   /** The box whose socket a request came through. */
   boxOf(request: IncomingMessage): string | undefined;
   log: Log;
@@ -57,6 +70,11 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
   }
   const session = await authenticate(deps, request);
   if (!session) return refuse(response, 401, "authentication_error", "this token opens nothing here");
+  const cap = capReached(session, !isSubAgent(request));
+  if (cap) {
+    await deps.endAtCap(session, cap);
+    return refuse(response, 403, "permission_error", cap.message);
+  }
   const credential = await deps.openCredential(session.ownerId);
   // 403 and not 401: the agent retries a 401 for minutes, and no retry helps here.
   if (!credential) return refuse(response, 403, "permission_error", "no Anthropic credential is stored: add one with `carrel auth claude set-key`");
@@ -70,12 +88,17 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
   });
   credential.release();
   response.on("close", () => upstream.destroy());
-  upstream.on("response", (answer) => passOn(deps, session, answer, response));
+  upstream.on("response", (answer) => passOn(deps, session, { subAgent: isSubAgent(request), counted: request.url?.startsWith("/v1/messages/count_tokens") !== true }, answer, response));
   pipeline(request, upstream, (error) => {
     if (!error || response.writableEnded) return;
     deps.log.warn({ session_id: session.sessionId, error: error.message }, "model provider not reached");
     refuse(response, 502, "api_error", "the model provider could not be reached");
   });
+}
+
+/** The agent's own header for the requests of its sub-agents. A runner that lies about it only spends its owner's turns. */
+function isSubAgent(request: IncomingMessage): boolean {
+  return request.headers["x-claude-code-agent-id"] !== undefined;
 }
 
 async function authenticate(deps: ModelGatewayDeps, request: IncomingMessage): Promise<PhantomSession | undefined> {
@@ -99,7 +122,7 @@ function upstreamHeaders(request: IncomingMessage, { kind, secret }: ProviderSec
   return { ...headers, "anthropic-beta": beta, authorization: `Bearer ${text}` };
 }
 
-function passOn(deps: ModelGatewayDeps, session: PhantomSession, answer: IncomingMessage, response: ServerResponse): void {
+function passOn(deps: ModelGatewayDeps, session: PhantomSession, request: ModelRequest, answer: IncomingMessage, response: ServerResponse): void {
   const meter = createUsageMeter(answer.headers["content-type"] ?? "");
   const headers = Object.entries(answer.headers).filter(([name]) => !droppedResponseHeaders.has(name));
   response.writeHead(answer.statusCode ?? 502, Object.fromEntries(headers) as http.OutgoingHttpHeaders);
@@ -114,7 +137,7 @@ function passOn(deps: ModelGatewayDeps, session: PhantomSession, answer: Incomin
     if (error) deps.log.info({ session_id: session.sessionId, error: error.message }, "model answer cut");
     const metered = succeeded(answer) ? meter.result() : undefined;
     if (!metered) return;
-    deps.recordUsage(session, metered).catch((cause: Error) => deps.log.error({ session_id: session.sessionId, err: cause }, "usage not recorded"));
+    deps.recordUsage(session, metered, request).catch((cause: Error) => deps.log.error({ session_id: session.sessionId, err: cause }, "usage not recorded"));
   });
 }
 

@@ -6,10 +6,21 @@ import type { PhantomSession } from "./model-gateway.ts";
 export async function findPhantomSession(db: Kysely<Database>, phantomHash: Uint8Array): Promise<PhantomSession | undefined> {
   const row = await db
     .selectFrom("session")
-    .select(["id", "owner_id", "epoch", "box"])
+    .select(["id", "owner_id", "epoch", "box", "usage", "max_budget_micros", "max_turns", "model_requests"])
     .where("phantom_hash", "=", Buffer.from(phantomHash))
     .where("state", "=", "running")
     .where("desired", "=", "run")
     .executeTakeFirst();
-  return row && { sessionId: row.id, ownerId: row.owner_id, epoch: row.epoch, box: row.box };
+  return (
+    row && {
+      sessionId: row.id,
+      ownerId: row.owner_id,
+      epoch: row.epoch,
+      box: row.box,
+      spentMicros: row.usage.cost_micros,
+      maxBudgetMicros: row.max_budget_micros,
+      modelRequests: row.model_requests,
+      maxTurns: row.max_turns,
+    }
+  );
 }

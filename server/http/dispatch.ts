@@ -6,6 +6,7 @@ import { reasonOf, refusal } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { ReadyCheck } from "./health.ts";
 import type { HttpLimits } from "./limits.ts";
+import { envelopedResponseKey } from "./direct-stream.ts";
 import { rpcName, tell } from "./log-interceptor.ts";
 import { type HttpRequest, type HttpResponse, type Target, authorityOf, isOver, sendJson, targetOf } from "./message.ts";
 import { type Origins, isPreflight, originRefused } from "./origins.ts";
@@ -69,7 +70,7 @@ async function callRpc(options: DispatchOptions, handler: UniversalHandler, requ
   const info = requestInfoOf(request, rpcProtocolOf(request));
   response.once("close", () => logUnheard(options.log, info, response, rpcName(handler.service.typeName, handler.method.name)));
   try {
-    await serveRpc(handler, request, response, valuesOf(info, response), options.limits);
+    await serveRpc(handler, request, response, valuesOf(info, response).set(envelopedResponseKey, response), options.limits);
   } catch (error) {
     // A reader that goes away in the middle is no fault of this server.
     if (isOver(response)) return;

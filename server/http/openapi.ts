@@ -2,6 +2,7 @@ import { type DescMethod, type DescService, getOption, hasOption } from "@bufbui
 import { ErrorReasonSchema } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { authorization, http_status, success_status } from "../../gen/carrel/v1/options_pb.ts";
 import { type Schema, type SchemaMaker, createSchemaMaker } from "./openapi-schemas.ts";
+import { maskField } from "./rest/flat.ts";
 import { type Binding, bindingsOf } from "./rest/routes.ts";
 
 /** The REST surface of some services as an OpenAPI 3.1 document. Every method but those without an http option is in it. */
@@ -30,7 +31,7 @@ export function createOpenApi(services: readonly DescService[], serverUrl: strin
 
 function operation(method: DescMethod, binding: Binding, index: number, schemas: SchemaMaker): Schema {
   const status = getOption(method, success_status) || 200;
-  const body = schemas.request(method.input, binding.variables);
+  const body = requestBody(method, binding, schemas);
   const hasBody = binding.hasBody && Object.keys(body.properties as object).length > 0;
   return {
     operationId: `${method.parent.name}_${method.name}${index === 0 ? "" : `_${index}`}`,
@@ -44,6 +45,13 @@ function operation(method: DescMethod, binding: Binding, index: number, schemas:
       default: { $ref: "#/components/responses/Error" },
     },
   };
+}
+
+function requestBody(method: DescMethod, { flat, variables }: Binding, schemas: SchemaMaker): Schema {
+  if (!flat) return schemas.request(method.input, variables);
+  const beside = schemas.request(method.input, [...variables, flat.name, maskField(method.input)?.name ?? ""]);
+  const body = schemas.request(flat.message, []);
+  return { ...body, properties: { ...(body.properties as Schema), ...(beside.properties as Schema) } };
 }
 
 function parameters(method: DescMethod, binding: Binding, schemas: SchemaMaker): Schema[] {

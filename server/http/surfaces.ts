@@ -6,6 +6,7 @@ import { ServerReflection } from "../../gen/grpc/reflection/v1/reflection_pb.ts"
 import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import type { Log } from "../log.ts";
 import { assertAuthorized } from "./descriptors.ts";
+import { createDirectStreams } from "./direct-stream.ts";
 import { type ReadyCheck, createHealthService } from "./health.ts";
 import type { HttpLimits } from "./limits.ts";
 import { createLogInterceptor, tell } from "./log-interceptor.ts";
@@ -46,7 +47,7 @@ export type Surfaces = {
 export function createSurfaces(options: SurfaceOptions): Surfaces {
   assertAuthorized(options.services);
   const logged = createLogInterceptor(options.log);
-  const interceptors = [logged, ...options.interceptors];
+  const interceptors = [createDirectStreams(), logged, ...options.interceptors];
   const { limits, drainSignal, shutdownSignal } = options;
   const requestGate = options.requestGate && guarded(options.requestGate, options.log);
   const contract = createRpcGroup({ routes: options.routes, interceptors, requestGate, limits, drainSignal, shutdownSignal });

@@ -55,6 +55,19 @@ export type SessionTable = {
   allowed_tools: string[];
   denied_tools: string[];
   session_patterns: Generated<string[]>;
+  /** The profile it was created from; it may have changed or gone since. */
+  profile_id: Generated<string>;
+  /** The sealed environment and tool servers; null when both are empty. */
+  settings: NullableBytes;
+  allowed_hosts: Generated<string[]>;
+  max_turns: number | null;
+  max_budget_micros: number | null;
+  one_shot: Generated<boolean>;
+  ttl_seconds: number | null;
+  /** When its lifetime is over; null while nothing limits it. */
+  ends_at: Date | null;
+  /** Model round trips of the agent itself, without its sub-agents'. */
+  model_requests: Generated<number>;
   initial_prompt: NullableBytes;
   usage: JSONColumnType<UsageTally>;
   turn_usage: JSONColumnType<UsageTally>;

@@ -1,6 +1,7 @@
 // What may happen to a turn, as changes of its session. One turn at a time; prompts wait in the queue.
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Event, TurnResultSchema } from "../../gen/carrel/v1/event_pb.ts";
+import { requestEnd } from "./ends.ts";
 import type { Change, Origin } from "./journal.ts";
 import { closeOpenPauses } from "./pauses.ts";
 import { openEvent } from "./seal.ts";
@@ -61,6 +62,7 @@ export async function finishTurn(change: Change, end: TurnEnd, origin?: Origin):
     origin,
   );
   change.set({ turn: 0, turn_acted: false, turn_started_at: null, turn_usage: noUsage, num_turns: session.num_turns + 1 });
+  if (session.one_shot) requestEnd(change, end.success ? "completed" : "failed", end.success ? "" : (end.summary ?? ""));
   await startNextTurn(change);
 }
 

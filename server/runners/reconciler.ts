@@ -1,11 +1,12 @@
 import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
+import { requestEnd } from "../journal/ends.ts";
 import { findSession, type SessionRow } from "../journal/store.ts";
 import type { Log } from "../log.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
 import { nextStep, type Observed } from "./rules.ts";
-import { keepHandle, present, requestEnd, type StepDeps, steps } from "./steps.ts";
+import { keepHandle, present, type StepDeps, steps } from "./steps.ts";
 import { databaseNow, findByBox, listDue } from "./store.ts";
 
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
@@ -141,6 +142,7 @@ async function observe(options: ReconcilerOptions, session: SessionRow, seeingSi
     inStateMs: now - session.state_since.getTime(),
     restarts: inWindow ? session.restarts : 0,
     started: session.started_at !== null,
+    lifeLeftMs: session.ends_at === null ? Number.POSITIVE_INFINITY : session.ends_at.getTime() - now,
   };
 }
 

@@ -43,9 +43,11 @@ export type Observed = {
   restarts: number;
   /** Whether an agent was ever ready. */
   started: boolean;
+  /** Milliseconds until the session's lifetime is over. */
+  lifeLeftMs: number;
 };
 
-export type Step = "launch" | "recover" | "give_up" | "startup_timeout" | "ask_to_end" | "force_end" | "wait";
+export type Step = "launch" | "recover" | "give_up" | "startup_timeout" | "expire" | "ask_to_end" | "force_end" | "wait";
 
 export type Deadlines = { endGraceMs: number; maxRestarts: number };
 
@@ -53,6 +55,7 @@ export type Deadlines = { endGraceMs: number; maxRestarts: number };
 export function nextStep(observed: Observed, deadlines: Deadlines): Step {
   if (observed.state === "ended") return "wait";
   if (observed.desired === "end") return endStep(observed, deadlines);
+  if (observed.lifeLeftMs < 0) return "expire";
   if (observed.state === "requested") return "launch";
   // A start whose sandbox is not known yet is under way: its deadline decides.
   const lost = observed.sandbox === "exited" || observed.leaseLeftMs < 0;

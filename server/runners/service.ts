@@ -8,6 +8,7 @@ import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
 import type { Feeds } from "../journal/feed.ts";
 import type { Change, Journal } from "../journal/journal.ts";
+import { openSettings } from "../journal/pinned.ts";
 import { askApproval, askQuestion } from "../journal/pauses.ts";
 import { openBytes } from "../journal/seal.ts";
 import { deleteCommands, findPause, listCommands, type SessionRow } from "../journal/store.ts";
@@ -16,7 +17,8 @@ import type { UserVault } from "../vault/user-vault.ts";
 import type { Bells } from "./bells.ts";
 import { fenced, type Lease, requireLease, underLease } from "./leases.ts";
 import { alreadyCommitted, isAct, isReportable, questionOf } from "./rules.ts";
-import { findByAttachHash } from "./store.ts";
+import { findByAttachHash, findCommandState } from "./store.ts";
+import { mcpForRunner } from "./mcp-servers.ts";
 import { newToken } from "./tokens.ts";
 
 /** A verdict on one tool call: the permission engine's. */
@@ -35,6 +37,8 @@ export type RunnerServiceDeps = {
   /** The runner left by itself. */
   onDetached(lease: Lease, exit: { reason: string; exitCode: number }): Promise<void>;
   staleMs: number;
+  /** The platform's maximum of running time. */
+  maxSessionMs: number;
   heartbeatMs: number;
 };
 
@@ -54,7 +58,7 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
       const lease = requireLease(context, request);
       let cursor = request.afterCommandId;
       while (!context.signal.aborted) {
-        const session = await deps.db.selectFrom("session").select(["epoch", "owner_id", "last_command_id"]).where("id", "=", lease.sessionId).executeTakeFirst();
+        const session = await findCommandState(deps.db, lease.sessionId);
         if (session?.epoch !== lease.epoch) throw fenced();
         const rung = deps.commandBells.wait(lease.sessionId, keepAliveMs, context.signal);
         const rows = session.last_command_id > cursor ? await listCommands(deps.db, lease.sessionId, cursor) : [];
@@ -116,10 +120,12 @@ async function attach(deps: RunnerServiceDeps, attachToken: string) {
         state: "running",
         state_since: change.now,
         started_at: change.session.started_at ?? change.now,
+        ends_at: lifetimeEnd(change, deps.maxSessionMs),
         last_runner_seq: 0,
       });
       await startNextTurn(change);
       const { id, epoch, model, permission_mode } = change.session;
+      const { environment, mcpServers } = openSettings(change.vault, change.session);
       return {
         leaseToken,
         sessionId: id,
@@ -128,6 +134,9 @@ async function attach(deps: RunnerServiceDeps, attachToken: string) {
           model,
           heartbeatMs: deps.heartbeatMs,
           planMode: permission_mode === "plan",
+          environment,
+          mcpServers: mcpForRunner(mcpServers),
+          egress: change.session.allowed_hosts.length > 0,
         },
       };
     },
@@ -193,6 +202,12 @@ async function decideTool(deps: RunnerServiceDeps, change: Change, call: Call): 
 /** The runner's clock, unless it cannot be right: within a day of the database's. */
 function plausible(milliseconds: number, now: Date): Date {
   return Math.abs(milliseconds - now.getTime()) < 86_400_000 ? new Date(milliseconds) : now;
+}
+
+/** The earlier of what the session has and what the platform allows from its first start. */
+function lifetimeEnd({ session, now }: Change, maxSessionMs: number): Date {
+  const platform = (session.started_at ?? now).getTime() + maxSessionMs;
+  return new Date(Math.min(platform, session.ends_at?.getTime() ?? platform));
 }
 
 function leaseEnd(change: Change, staleMs: number): Date {

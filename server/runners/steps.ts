@@ -2,9 +2,9 @@
 // was overtaken refuses and the next look decides anew.
 import { readFile } from "node:fs/promises";
 import { newId } from "../ids.ts";
+import { requestEnd } from "../journal/ends.ts";
 import type { Change, Guard, Journal } from "../journal/journal.ts";
 import { closeOpenPauses } from "../journal/pauses.ts";
-import { sealText } from "../journal/seal.ts";
 import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
 import { clearQueues, deleteCommands, type LockedSession, type SessionRow } from "../journal/store.ts";
 import { finishTurn, repeatTurn } from "../journal/turns.ts";
@@ -31,6 +31,7 @@ export const steps: Record<Exclude<Step, "wait">, TakeStep> = {
   launch,
   recover,
   give_up: (deps, session) => wishEnd(deps, session, "heartbeat_stale", "the runner was lost and could not be brought back"),
+  expire: (deps, session) => wishEnd(deps, session, "max_duration_exceeded", "the session reached the end of its lifetime"),
   startup_timeout: (deps, session) => wishEnd(deps, session, "startup_timeout", "the agent did not start in time"),
   ask_to_end: askToEnd,
   force_end: end,
@@ -154,13 +155,6 @@ async function finalize(change: Change, exitCode: number | null): Promise<void> 
 async function wishEnd(deps: StepDeps, session: SessionRow, reason: EndReasonWord, message: string): Promise<void> {
   const tail = session.box ? await lastOutput(deps.launcher.logPath(session.box)) : "";
   await deps.journal.change(session.id, unmoved(session), (change) => requestEnd(change, reason, tail ? `${message}\n${tail}` : message));
-}
-
-/** Asks for the end of a session, unless somebody has. */
-export function requestEnd(change: Change, reason: EndReasonWord, message: string): void {
-  if (change.session.desired === "end") return;
-  const sealed = message ? Buffer.from(sealText(change.vault, change.session.id, "error_message", message)) : null;
-  change.set({ desired: "end", end_reason: reason, error_message: sealed });
 }
 
 /** The last lines a sandbox printed; empty where there is no log yet. */

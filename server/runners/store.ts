@@ -17,7 +17,7 @@ export async function listDue(db: Kysely<Database>): Promise<{ id: string }[]> {
     .selectFrom("session")
     .select("id")
     .where("state", "<>", "ended")
-    .where((e) => e.or([e("state", "<>", "running"), e("desired", "=", "end"), e("lease_until", "<", sql<Date>`clock_timestamp()`)]))
+    .where((e) => e.or([e("state", "<>", "running"), e("desired", "=", "end"), e("lease_until", "<", sql<Date>`clock_timestamp()`), e("ends_at", "<", sql<Date>`clock_timestamp()`)]))
     .orderBy("id")
     .execute();
 }
@@ -31,4 +31,9 @@ export async function databaseNow(db: Kysely<Database>): Promise<number> {
 /** The session whose sandboxes a box holds. */
 export async function findByBox(db: Kysely<Database>, box: string): Promise<SessionRow | undefined> {
   return db.selectFrom("session").selectAll().where("box", "=", box).executeTakeFirst();
+}
+
+/** What a follower of commands needs to know of the session. */
+export async function findCommandState(db: Kysely<Database>, sessionId: string): Promise<Pick<SessionRow, "epoch" | "owner_id" | "last_command_id"> | undefined> {
+  return db.selectFrom("session").select(["epoch", "owner_id", "last_command_id"]).where("id", "=", sessionId).executeTakeFirst();
 }

@@ -1,18 +1,26 @@
 import { create } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { EndReason, PermissionMode, type Session, SessionSchema } from "../../gen/carrel/v1/session_pb.ts";
+import { pinnedSettings } from "../journal/pinned.ts";
 import { openText } from "../journal/seal.ts";
 import { type EndReasonWord, endReasons, type PermissionModeWord, permissionModes, viewOf } from "../journal/session-view.ts";
+import type { ProfileSettings } from "../journal/settings.ts";
 import type { SessionRow } from "../journal/store.ts";
 import { usageMessage } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 
 /** What this installation says of itself on every session. */
-export type Place = { region: string; demo: boolean };
+export type Place = {
+  region: string;
+  demo: boolean;
+  /** Settings as people are shown them: a secret's name, never its value. */
+  showSettings(settings: ProfileSettings): Pick<Session, "environment" | "mcpServers">;
+};
 
 /** A session as its owner sees it. */
 export function sessionMessage(row: SessionRow, vault: UserVault, place: Place): Session {
   const view = viewOf(row);
+  const shown = place.showSettings(pinnedSettings(vault, row));
   return create(SessionSchema, {
     id: row.id,
     name: row.name,
@@ -39,5 +47,13 @@ export function sessionMessage(row: SessionRow, vault: UserVault, place: Place):
     queuedPrompts: row.queued_prompts,
     lastSeq: row.last_seq,
     demo: place.demo,
+    profileId: row.profile_id,
+    ...(row.max_turns === null ? {} : { maxTurns: row.max_turns }),
+    ...(row.max_budget_micros === null ? {} : { maxBudgetUsd: row.max_budget_micros / 1e6 }),
+    oneShot: row.one_shot,
+    ...(row.ttl_seconds === null ? {} : { ttlSeconds: row.ttl_seconds }),
+    environment: shown.environment,
+    mcpServers: shown.mcpServers,
+    allowedHosts: row.allowed_hosts,
   });
 }

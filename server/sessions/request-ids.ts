@@ -10,7 +10,7 @@ export type RequestIdTable = {
   owner_id: string;
   method: string;
   request_id: string;
-  /** Hash of the request without its request_id. */
+  /** The sealed hash of the request: a bare one would let secrets in it be guessed. */
   parameters: ColumnType<Buffer, Uint8Array, Uint8Array>;
   /** The sealed answer. */
   response: ColumnType<Buffer, Uint8Array, Uint8Array>;
@@ -40,25 +40,25 @@ export async function once<Request extends DescMessage, Response extends DescMes
   const parameters = hash("sha256", toBinary(call.request.schema, call.request.message), "buffer");
   const claimed = await tx
     .insertInto("request_id")
-    .values({ owner_id: call.ownerId, method: call.method, request_id: call.requestId, parameters, response: Buffer.alloc(0) })
+    .values({ owner_id: call.ownerId, method: call.method, request_id: call.requestId, parameters: call.vault.seal("events", context(call, "parameters"), parameters), response: Buffer.alloc(0) })
     .onConflict((conflict) => conflict.columns(["owner_id", "method", "request_id"]).doNothing())
     .executeTakeFirst();
   const where = { owner_id: call.ownerId, method: call.method, request_id: call.requestId };
   if (claimed.numInsertedOrUpdatedRows === 1n) {
     const answer = await work();
-    const response = call.vault.seal("events", context(call), toBinary(call.response, answer));
+    const response = call.vault.seal("events", context(call, "response"), toBinary(call.response, answer));
     await tx.updateTable("request_id").set({ response }).where((row) => row.and(where)).execute();
     return answer;
   }
   const first = await tx.selectFrom("request_id").selectAll().where((row) => row.and(where)).executeTakeFirstOrThrow();
-  if (!first.parameters.equals(parameters)) {
+  if (!parameters.equals(call.vault.open("events", context(call, "parameters"), first.parameters))) {
     throw refusal(ErrorReason.REQUEST_ID_REUSED, "this request_id was used before with other content", { request_id: call.requestId });
   }
-  return fromBinary(call.response, call.vault.open("events", context(call), first.response));
+  return fromBinary(call.response, call.vault.open("events", context(call, "response"), first.response));
 }
 
-function context(call: { method: string; requestId: string }) {
-  return { resourceType: "request", resourceId: hash("sha256", call.requestId, "hex"), field: call.method, generation: 0 };
+function context(call: { method: string; requestId: string }, part: string) {
+  return { resourceType: "request", resourceId: hash("sha256", call.requestId, "hex"), field: `${call.method}/${part}`, generation: 0 };
 }
 
 /** Forgets the request ids that are older than a day. */

@@ -1,8 +1,8 @@
 import { create } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import type { Kysely } from "kysely";
+import type { Kysely, Transaction } from "kysely";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
-import { PermissionMode, type Session } from "../../gen/carrel/v1/session_pb.ts";
+import type { Session } from "../../gen/carrel/v1/session_pb.ts";
 import {
   type CreateSessionRequest,
   CreateSessionRequestSchema,
@@ -14,8 +14,9 @@ import type { Database } from "../db/database.ts";
 import { notFound, refusal } from "../errors.ts";
 import { newId } from "../ids.ts";
 import type { Guard, Journal } from "../journal/journal.ts";
+import { sealSettings } from "../journal/pinned.ts";
 import { sealText } from "../journal/seal.ts";
-import { permissionModes } from "../journal/session-view.ts";
+import type { ProfileSettings } from "../journal/settings.ts";
 import { findOwnedSession, findSession, type SessionRow } from "../journal/store.ts";
 import { acceptPrompt } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
@@ -29,9 +30,10 @@ export type SessionServiceDeps = {
   journal: Journal;
   userVault(userId: string): Promise<UserVault>;
   userIdOf(context: HandlerContext): string;
-  hasCredential(userId: string): Promise<boolean>;
-  /** The pattern as the permission engine reads it; false when it is not in the grammar. */
-  isPattern(text: string): boolean;
+  /** Asked inside the transaction: a second connection could be one that waits for this one. */
+  hasCredential(tx: Transaction<Database>, userId: string): Promise<boolean>;
+  /** What a new session is pinned to. Throws for a profile that is not there and for options that are wrong. */
+  effectiveSettings(ownerId: string, request: CreateSessionRequest): Promise<{ profileId: string; settings: ProfileSettings }>;
   /** Asks the reconciler to look at a session now. */
   poke(sessionId: string): void;
   /** Tells the readers of session lists. */
@@ -85,15 +87,15 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
 }
 
 async function createSession(deps: SessionServiceDeps, request: CreateSessionRequest, ownerId: string): Promise<CreateSessionResponse> {
-  checkPatterns(deps, request);
+  const effective = await deps.effectiveSettings(ownerId, request);
   const vault = await deps.userVault(ownerId);
   let published = () => {};
   const answer = await deps.db.transaction().execute((tx) => {
     const call = { ownerId, method: "CreateSession", requestId: request.requestId, vault, request: { schema: CreateSessionRequestSchema, message: request }, response: CreateSessionResponseSchema };
     return once(tx, call, async () => {
       await lockOwner(tx, ownerId);
-      await admit(deps, ownerId, await countAlive(tx, ownerId));
-      const row = await insertSession(tx, newSession(request, ownerId, vault));
+      await admit(deps, tx, ownerId);
+      const row = await insertSession(tx, newSession(request, effective, ownerId, vault));
       const made = await deps.journal.changeWithin(tx, row, async (change) => {
         if (request.initialPrompt) await acceptPrompt(change, request.initialPrompt, "");
         return change.session;
@@ -107,10 +109,11 @@ async function createSession(deps: SessionServiceDeps, request: CreateSessionReq
   return answer;
 }
 
-async function admit(deps: SessionServiceDeps, ownerId: string, alive: number): Promise<void> {
-  if (!(await deps.hasCredential(ownerId))) {
+async function admit(deps: SessionServiceDeps, tx: Transaction<Database>, ownerId: string): Promise<void> {
+  if (!(await deps.hasCredential(tx, ownerId))) {
     throw refusal(ErrorReason.NO_CREDENTIALS, "no Anthropic credential is stored: add one with POST /v1/auth/claude/apikey or `carrel auth claude set-key`");
   }
+  const alive = await countAlive(tx, ownerId);
   const limit = deps.concurrentSessions;
   if (alive < limit) return;
   throw refusal(ErrorReason.SESSION_LIMIT, `${alive} sessions are alive and ${limit} are allowed: terminate one first`, {
@@ -119,28 +122,20 @@ async function admit(deps: SessionServiceDeps, ownerId: string, alive: number): 
   });
 }
 
-function newSession(request: CreateSessionRequest, ownerId: string, vault: UserVault) {
+type Effective = { profileId: string; settings: ProfileSettings };
+
+function newSession(request: CreateSessionRequest, { profileId, settings }: Effective, ownerId: string, vault: UserVault) {
   const id = newId("ses");
-  const mode = Object.entries(permissionModes).find(([, value]) => value === request.permissionMode)?.[0];
+  const { environment: _environment, mcpServers: _mcpServers, ...plain } = settings;
   return {
+    ...plain,
     id,
     ownerId,
+    profileId,
     name: request.name.trim(),
-    model: request.model,
-    permissionMode: request.permissionMode === PermissionMode.UNSPECIFIED || !mode ? "acceptEdits" : mode,
-    allowedTools: request.allowedTools,
-    deniedTools: request.deniedTools,
     initialPrompt: request.initialPrompt ? sealText(vault, id, "initial_prompt", request.initialPrompt) : null,
+    settings: sealSettings(vault, id, settings),
   };
-}
-
-/** A pattern outside the grammar would never match, so a misspelt denial would deny nothing. */
-function checkPatterns(deps: SessionServiceDeps, request: CreateSessionRequest): void {
-  for (const [field, patterns] of [["allowed_tools", request.allowedTools], ["denied_tools", request.deniedTools]] as const) {
-    const wrong = patterns.find((pattern) => !deps.isPattern(pattern));
-    if (wrong === undefined) continue;
-    throw refusal(ErrorReason.INVALID_ARGUMENT, `${field}: "${wrong}" is not a tool pattern; use Name, Bash(prefix:*) or mcp__server__tool`, { field, pattern: wrong });
-  }
 }
 
 /** The one answer for "not yours" and "not there". */

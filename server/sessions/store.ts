@@ -8,7 +8,7 @@ import { noUsage } from "../journal/tables.ts";
 
 /** Serialises what counts against the owner's caps. */
 export async function lockOwner(tx: Transaction<Database>, ownerId: string): Promise<void> {
-  await tx.selectFrom("app_user").select("id").where("id", "=", ownerId).forUpdate().executeTakeFirstOrThrow();
+  await tx.selectFrom("app_user").select("id").where("id", "=", ownerId).forNoKeyUpdate().executeTakeFirstOrThrow();
 }
 
 export async function countAlive(tx: Transaction<Database>, ownerId: string): Promise<number> {
@@ -30,6 +30,13 @@ export type NewSession = {
   allowedTools: string[];
   deniedTools: string[];
   initialPrompt: Uint8Array | null;
+  profileId: string;
+  settings: Uint8Array | null;
+  allowedHosts: string[];
+  maxTurns: number | null;
+  maxBudgetMicros: number | null;
+  oneShot: boolean;
+  ttlSeconds: number | null;
 };
 
 export async function insertSession(tx: Transaction<Database>, session: NewSession): Promise<LockedSession> {
@@ -47,6 +54,14 @@ export async function insertSession(tx: Transaction<Database>, session: NewSessi
       allowed_tools: session.allowedTools,
       denied_tools: session.deniedTools,
       initial_prompt: session.initialPrompt,
+      profile_id: session.profileId,
+      settings: session.settings,
+      allowed_hosts: session.allowedHosts,
+      max_turns: session.maxTurns,
+      max_budget_micros: session.maxBudgetMicros,
+      one_shot: session.oneShot,
+      ttl_seconds: session.ttlSeconds,
+      ends_at: session.ttlSeconds === null ? null : sql<Date>`clock_timestamp() + make_interval(secs => ${session.ttlSeconds})`,
       usage: JSON.stringify(noUsage),
       turn_usage: JSON.stringify(noUsage),
     })

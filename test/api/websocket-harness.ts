@@ -26,6 +26,7 @@ import { createRootKeyring } from "../../server/vault/keyring.ts";
 import { createSodium } from "../../server/vault/sodium.ts";
 import { createVaultStore } from "../../server/vault/store.ts";
 import { createVault } from "../../server/vault/vault.ts";
+import { plainSettings } from "../../server/profiles/settings.ts";
 import { createTestDatabase } from "../support/postgres.ts";
 import { makeTemporaryDirectory, removeDirectory } from "../support/temporary.ts";
 
@@ -51,8 +52,8 @@ export async function createHarness() {
   const feeds = createFeeds();
   const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onCommands: () => undefined });
   const reader = createJournalReader({ db, userVault, feeds });
-  const patterns = { derive: () => "Bash(ls:*)", matches: () => true };
-  const actions = createChannelActions({ db, journal, patterns, userVault, ownedBy, once });
+  const rules = { derive: () => "Bash(ls:*)", matches: () => true, verdict: () => ({ behavior: "ask" as const }) };
+  const actions = createChannelActions({ db, journal, rules, userVault, ownedBy, once });
   const issuer = await openLocalIssuer(directory);
   const users = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
   const authorize = createAuthorizer({
@@ -85,6 +86,9 @@ export async function createHarness() {
       const id = newId("ses");
       const made = await db.transaction().execute(async (tx) => {
         const row = await insertSession(tx, {
+          ...plainSettings,
+          profileId: "",
+          settings: null,
           id,
           ownerId: userId,
           name: "",

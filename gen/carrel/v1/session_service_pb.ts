@@ -5,6 +5,8 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../buf/validate/validate_pb.ts";
+import type { McpServer } from "./mcp_server_pb.ts";
+import { file_carrel_v1_mcp_server } from "./mcp_server_pb.ts";
 import { file_carrel_v1_options } from "./options_pb.ts";
 import type { PermissionMode, Session, SessionStatus } from "./session_pb.ts";
 import { file_carrel_v1_session } from "./session_pb.ts";
@@ -15,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file carrel/v1/session_service.proto.
  */
 export const file_carrel_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jYXJyZWwvdjEvc2Vzc2lvbl9zZXJ2aWNlLnByb3RvEgljYXJyZWwudjEi9gIKFENyZWF0ZVNlc3Npb25SZXF1ZXN0EiIKBG5hbWUYASABKAlCFLpIEXIPGMgBMgpeW15ceDAwXSokEiEKDmluaXRpYWxfcHJvbXB0GAIgASgJQgm6SAZyBCiAgCASMAoFbW9kZWwYAyABKAlCIbpIHnIcGGQyGF5bQS1aYS16MC05Ll86QC9cW1xdLV0qJBI8Cg9wZXJtaXNzaW9uX21vZGUYBCABKA4yGS5jYXJyZWwudjEuUGVybWlzc2lvbk1vZGVCCLpIBYIBAhABEjUKDWFsbG93ZWRfdG9vbHMYBSADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI0CgxkZW5pZWRfdG9vbHMYBiADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI6CgpyZXF1ZXN0X2lkGAcgASgJQia6SBFyDxj/ATIKXlteXHgwMF0qJLK1GA5pZGVtcG90ZW50X2tleSI8ChVDcmVhdGVTZXNzaW9uUmVzcG9uc2USIwoHc2Vzc2lvbhgBIAEoCzISLmNhcnJlbC52MS5TZXNzaW9uInsKE0xpc3RTZXNzaW9uc1JlcXVlc3QSMgoGc3RhdHVzGAEgASgOMhguY2FycmVsLnYxLlNlc3Npb25TdGF0dXNCCLpIBYIBAhABEhYKBWxpbWl0GAIgASgFQge6SAQaAigAEhgKBmN1cnNvchgDIAEoCUIIukgFcgMY6AciUQoUTGlzdFNlc3Npb25zUmVzcG9uc2USJAoIc2Vzc2lvbnMYASADKAsyEi5jYXJyZWwudjEuU2Vzc2lvbhITCgtuZXh0X2N1cnNvchgCIAEoCSJCChFHZXRTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIjkKEkdldFNlc3Npb25SZXNwb25zZRIjCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb24iagoUUmVuYW1lU2Vzc2lvblJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JBIjCgRuYW1lGAIgASgJQhW6SBJyECiAgAQyCl5bXlx4MDBdKiQiPAoVUmVuYW1lU2Vzc2lvblJlc3BvbnNlEiMKB3Nlc3Npb24YASABKAsyEi5jYXJyZWwudjEuU2Vzc2lvbiJIChdUZXJtaW5hdGVTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIi4KGFRlcm1pbmF0ZVNlc3Npb25SZXNwb25zZRISCgp0ZXJtaW5hdGVkGAEgASgIIksKGkRlbGV0ZVNlc3Npb25SZWNvcmRSZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQiLgobRGVsZXRlU2Vzc2lvblJlY29yZFJlc3BvbnNlEg8KB2RlbGV0ZWQYASABKAgypgYKDlNlc3Npb25TZXJ2aWNlEnsKDUNyZWF0ZVNlc3Npb24SHy5jYXJyZWwudjEuQ3JlYXRlU2Vzc2lvblJlcXVlc3QaIC5jYXJyZWwudjEuQ3JlYXRlU2Vzc2lvblJlc3BvbnNlIieQAgCKtRgECAMQApC1GMkBgtPkkwIROgEqIgwvdjEvc2Vzc2lvbnMScAoMTGlzdFNlc3Npb25zEh4uY2FycmVsLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaHy5jYXJyZWwudjEuTGlzdFNlc3Npb25zUmVzcG9uc2UiH5ACAYq1GAQIAxABgtPkkwIOEgwvdjEvc2Vzc2lvbnMSdwoKR2V0U2Vzc2lvbhIcLmNhcnJlbC52MS5HZXRTZXNzaW9uUmVxdWVzdBodLmNhcnJlbC52MS5HZXRTZXNzaW9uUmVzcG9uc2UiLJACAYq1GAQIAxABgtPkkwIbEhkvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9EoMBCg1SZW5hbWVTZXNzaW9uEh8uY2FycmVsLnYxLlJlbmFtZVNlc3Npb25SZXF1ZXN0GiAuY2FycmVsLnYxLlJlbmFtZVNlc3Npb25SZXNwb25zZSIvkAICirUYBAgDEAOC0+STAh46ASoyGS92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0SiQEKEFRlcm1pbmF0ZVNlc3Npb24SIi5jYXJyZWwudjEuVGVybWluYXRlU2Vzc2lvblJlcXVlc3QaIy5jYXJyZWwudjEuVGVybWluYXRlU2Vzc2lvblJlc3BvbnNlIiyQAgKKtRgECAMQBILT5JMCGyoZL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfRKZAQoTRGVsZXRlU2Vzc2lvblJlY29yZBIlLmNhcnJlbC52MS5EZWxldGVTZXNzaW9uUmVjb3JkUmVxdWVzdBomLmNhcnJlbC52MS5EZWxldGVTZXNzaW9uUmVjb3JkUmVzcG9uc2UiM5ACAoq1GAQIAxAEgtPkkwIiKiAvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9L3JlY29yZGIGcHJvdG8z", [file_buf_validate_validate, file_carrel_v1_options, file_carrel_v1_session, file_google_api_annotations]);
+  fileDesc("Ch9jYXJyZWwvdjEvc2Vzc2lvbl9zZXJ2aWNlLnByb3RvEgljYXJyZWwudjEi7QgKFENyZWF0ZVNlc3Npb25SZXF1ZXN0EiIKBG5hbWUYASABKAlCFLpIEXIPGMgBMgpeW15ceDAwXSokEiEKDmluaXRpYWxfcHJvbXB0GAIgASgJQgm6SAZyBCiAgCASMAoFbW9kZWwYAyABKAlCIbpIHnIcGGQyGF5bQS1aYS16MC05Ll86QC9cW1xdLV0qJBI8Cg9wZXJtaXNzaW9uX21vZGUYBCABKA4yGS5jYXJyZWwudjEuUGVybWlzc2lvbk1vZGVCCLpIBYIBAhABEjUKDWFsbG93ZWRfdG9vbHMYBSADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI0CgxkZW5pZWRfdG9vbHMYBiADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI6CgpyZXF1ZXN0X2lkGAcgASgJQia6SBFyDxj/ATIKXlteXHgwMF0qJLK1GA5pZGVtcG90ZW50X2tleRIbCgpwcm9maWxlX2lkGAggASgJQge6SARyAhhkEikKDHByb2ZpbGVfbmFtZRgJIAEoCUITukgQcg4YZDIKXlteXHgwMF0qJBIiCgltYXhfdHVybnMYCiABKAVCCrpIBxoFGJBOKAFIAIgBARI2Cg5tYXhfYnVkZ2V0X3VzZBgLIAEoAUIZukgWEhRAARkAAAAAAGr4QCmN7bWg98awPkgBiAEBEhUKCG9uZV9zaG90GAwgASgISAKIAQESJQoLdHRsX3NlY29uZHMYDSABKAVCC7pICBoGGICjBSgBSAOIAQESiQEKC2Vudmlyb25tZW50GA4gAygLMjAuY2FycmVsLnYxLkNyZWF0ZVNlc3Npb25SZXF1ZXN0LkVudmlyb25tZW50RW50cnlCQoABAbpIPJoBORBkIiFyHzIdXltBLVphLXpfXVtBLVphLXowLTlfXXswLDk5fSQqEnIQKICAAjIKXlteXHgwMF0qJBJpCgttY3Bfc2VydmVycxgPIAMoCzIvLmNhcnJlbC52MS5DcmVhdGVTZXNzaW9uUmVxdWVzdC5NY3BTZXJ2ZXJzRW50cnlCI7pIIJoBHRAUIhlyFzIVXltBLVphLXowLTlfLV17MSw2NH0kEmEKDWFsbG93ZWRfaG9zdHMYECADKAlCSrpIR5IBRBBkIkByPhj/ATI5XihcKnwoXCpcLik/W0EtWmEtejAtOV8tXXsxLDYzfShcLltBLVphLXowLTlfLV17MSw2M30pKikkGjIKEEVudmlyb25tZW50RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARpHCg9NY3BTZXJ2ZXJzRW50cnkSCwoDa2V5GAEgASgJEiMKBXZhbHVlGAIgASgLMhQuY2FycmVsLnYxLk1jcFNlcnZlcjoCOAFCDAoKX21heF90dXJuc0IRCg9fbWF4X2J1ZGdldF91c2RCCwoJX29uZV9zaG90Qg4KDF90dGxfc2Vjb25kcyI8ChVDcmVhdGVTZXNzaW9uUmVzcG9uc2USIwoHc2Vzc2lvbhgBIAEoCzISLmNhcnJlbC52MS5TZXNzaW9uInsKE0xpc3RTZXNzaW9uc1JlcXVlc3QSMgoGc3RhdHVzGAEgASgOMhguY2FycmVsLnYxLlNlc3Npb25TdGF0dXNCCLpIBYIBAhABEhYKBWxpbWl0GAIgASgFQge6SAQaAigAEhgKBmN1cnNvchgDIAEoCUIIukgFcgMY6AciUQoUTGlzdFNlc3Npb25zUmVzcG9uc2USJAoIc2Vzc2lvbnMYASADKAsyEi5jYXJyZWwudjEuU2Vzc2lvbhITCgtuZXh0X2N1cnNvchgCIAEoCSJCChFHZXRTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIjkKEkdldFNlc3Npb25SZXNwb25zZRIjCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb24iagoUUmVuYW1lU2Vzc2lvblJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JBIjCgRuYW1lGAIgASgJQhW6SBJyECiAgAQyCl5bXlx4MDBdKiQiPAoVUmVuYW1lU2Vzc2lvblJlc3BvbnNlEiMKB3Nlc3Npb24YASABKAsyEi5jYXJyZWwudjEuU2Vzc2lvbiJIChdUZXJtaW5hdGVTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIi4KGFRlcm1pbmF0ZVNlc3Npb25SZXNwb25zZRISCgp0ZXJtaW5hdGVkGAEgASgIIksKGkRlbGV0ZVNlc3Npb25SZWNvcmRSZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQiLgobRGVsZXRlU2Vzc2lvblJlY29yZFJlc3BvbnNlEg8KB2RlbGV0ZWQYASABKAgypgYKDlNlc3Npb25TZXJ2aWNlEnsKDUNyZWF0ZVNlc3Npb24SHy5jYXJyZWwudjEuQ3JlYXRlU2Vzc2lvblJlcXVlc3QaIC5jYXJyZWwudjEuQ3JlYXRlU2Vzc2lvblJlc3BvbnNlIieQAgCKtRgECAMQApC1GMkBgtPkkwIROgEqIgwvdjEvc2Vzc2lvbnMScAoMTGlzdFNlc3Npb25zEh4uY2FycmVsLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaHy5jYXJyZWwudjEuTGlzdFNlc3Npb25zUmVzcG9uc2UiH5ACAYq1GAQIAxABgtPkkwIOEgwvdjEvc2Vzc2lvbnMSdwoKR2V0U2Vzc2lvbhIcLmNhcnJlbC52MS5HZXRTZXNzaW9uUmVxdWVzdBodLmNhcnJlbC52MS5HZXRTZXNzaW9uUmVzcG9uc2UiLJACAYq1GAQIAxABgtPkkwIbEhkvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9EoMBCg1SZW5hbWVTZXNzaW9uEh8uY2FycmVsLnYxLlJlbmFtZVNlc3Npb25SZXF1ZXN0GiAuY2FycmVsLnYxLlJlbmFtZVNlc3Npb25SZXNwb25zZSIvkAICirUYBAgDEAOC0+STAh46ASoyGS92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0SiQEKEFRlcm1pbmF0ZVNlc3Npb24SIi5jYXJyZWwudjEuVGVybWluYXRlU2Vzc2lvblJlcXVlc3QaIy5jYXJyZWwudjEuVGVybWluYXRlU2Vzc2lvblJlc3BvbnNlIiyQAgKKtRgECAMQBILT5JMCGyoZL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfRKZAQoTRGVsZXRlU2Vzc2lvblJlY29yZBIlLmNhcnJlbC52MS5EZWxldGVTZXNzaW9uUmVjb3JkUmVxdWVzdBomLmNhcnJlbC52MS5EZWxldGVTZXNzaW9uUmVjb3JkUmVzcG9uc2UiM5ACAoq1GAQIAxAEgtPkkwIiKiAvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9L3JlY29yZGIGcHJvdG8z", [file_buf_validate_validate, file_carrel_v1_mcp_server, file_carrel_v1_options, file_carrel_v1_session, file_google_api_annotations]);
 
 /**
  * CreateSessionRequest: every field may be left out.
@@ -73,6 +75,76 @@ export type CreateSessionRequest = Message<"carrel.v1.CreateSessionRequest"> & {
    * @generated from field: string request_id = 7;
    */
   requestId: string;
+
+  /**
+   * The Profile to start from. Empty: by name, else the default Profile.
+   *
+   * @generated from field: string profile_id = 8;
+   */
+  profileId: string;
+
+  /**
+   * The Profile to start from, by its name. Not together with `profile_id`.
+   *
+   * @generated from field: string profile_name = 9;
+   */
+  profileName: string;
+
+  /**
+   * Turns after which a Session ends. Unset: no limit.
+   *
+   * @generated from field: optional int32 max_turns = 10;
+   */
+  maxTurns?: number | undefined;
+
+  /**
+   * USD after which a Session ends, kept to the millionth. Unset: no limit.
+   *
+   * @generated from field: optional double max_budget_usd = 11;
+   */
+  maxBudgetUsd?: number | undefined;
+
+  /**
+   * True ends a Session after its initial task. Default false.
+   *
+   * @generated from field: optional bool one_shot = 12;
+   */
+  oneShot?: boolean | undefined;
+
+  /**
+   * Lifetime of a Session in seconds, at most 86,400. Unset: the platform's.
+   *
+   * @generated from field: optional int32 ttl_seconds = 13;
+   */
+  ttlSeconds?: number | undefined;
+
+  /**
+   * Environment variables of the agent, at most 131,072 bytes together.
+   * Write-only: reading returns the names with empty values. In a request an
+   * empty value keeps the value stored for that name; a new name is stored with
+   * the empty value, and a name left out is removed. Names that could change
+   * what runs or where the agent connects are refused: LD_PRELOAD,
+   * NODE_OPTIONS, PATH, proxies, ANTHROPIC_*, CLAUDE_* and their like.
+   *
+   * @generated from field: map<string, string> environment = 14;
+   */
+  environment: { [key: string]: string };
+
+  /**
+   * External tool servers by name, at most 131,072 bytes together. A server
+   * left out is removed.
+   *
+   * @generated from field: map<string, carrel.v1.McpServer> mcp_servers = 15;
+   */
+  mcpServers: { [key: string]: McpServer };
+
+  /**
+   * Hosts the agent may reach through the broker: exact names, `*.suffix`, or
+   * `*`. Kept in lower case. Empty: none.
+   *
+   * @generated from field: repeated string allowed_hosts = 16;
+   */
+  allowedHosts: string[];
 };
 
 /**

@@ -6,7 +6,13 @@
  */
 import type { Migration } from "kysely/migration";
 import * as foundation from "./0001_foundation.ts";
+import * as profiles from "./0002_profiles.ts";
+import * as rateLimits from "./0003_rate_limits.ts";
+import * as sessionSettings from "./0004_session_settings.ts";
 
 export const migrations: Record<string, Migration> = {
   "0001_foundation": foundation,
+  "0002_profiles": profiles,
+  "0003_rate_limits": rateLimits,
+  "0004_session_settings": sessionSettings,
 };

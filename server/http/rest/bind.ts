@@ -2,7 +2,8 @@ import { type DescField, type DescMethodUnary, type JsonValue, type Message, typ
 import { ErrorReason } from "../../../gen/carrel/v1/error_reason_pb.ts";
 import { refusal } from "../../errors.ts";
 import { type Problems, noProblems, refuseProblems } from "./problems.ts";
-import type { MessageReader } from "./reader.ts";
+import { createFlatFiller } from "./flat.ts";
+import type { MessageReader, ReaderOf } from "./reader.ts";
 import type { Binding } from "./routes.ts";
 import { fromText } from "./scalars.ts";
 import { parseStrictJson } from "./strict-json.ts";
@@ -14,7 +15,9 @@ type RawRequest = { values: readonly string[]; query: string; body: Uint8Array }
 export type Binder = (raw: RawRequest) => Message;
 
 /** Compiles a binder. */
-export function createBinder(method: DescMethodUnary, binding: Binding, reader: MessageReader): Binder {
+export function createBinder(method: DescMethodUnary, binding: Binding, readerOf: ReaderOf): Binder {
+  const reader = readerOf(method.input);
+  const fillBody = binding.flat ? createFlatFiller(method.input, binding.flat, readerOf) : reader.fill;
   const inPath = binding.variables.map((name) => parameterOf(method, name));
   const inQuery = new Map(binding.hasBody ? [] : queryParameters(method, binding));
   return (raw) => {
@@ -27,7 +30,7 @@ export function createBinder(method: DescMethodUnary, binding: Binding, reader: 
       reader.fields.get(parameter.name)?.set(message, value, parameter.name, problems);
     });
     if (raw.query !== "") bindQuery(raw.query, inQuery, reader, message, problems);
-    if (raw.body.byteLength > 0) bindBody(raw.body, binding, reader, message, problems, given);
+    bindBody(raw.body, binding, fillBody, message, problems, given);
     refuseProblems(problems);
     return message;
   };
@@ -79,10 +82,10 @@ function bindQuery(query: string, parameters: ReadonlyMap<string, Parameter>, re
   }
 }
 
-function bindBody(bytes: Uint8Array, binding: Binding, reader: MessageReader, message: Message, problems: Problems, given: ReadonlyMap<string, JsonValue>): void {
-  const value = parseStrictJson(bytes);
+function bindBody(bytes: Uint8Array, binding: Binding, fill: MessageReader["fill"], message: Message, problems: Problems, given: ReadonlyMap<string, JsonValue>): void {
+  const value = bytes.byteLength > 0 ? parseStrictJson(bytes) : {};
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw refusal(ErrorReason.MALFORMED_BODY, "the body is not a JSON object");
-  if (binding.hasBody) reader.fill(message, value, "", problems, given);
+  if (binding.hasBody) fill(message, value, "", problems, given);
   // A method without a body reads `{}` as none, and names everything else.
   else problems.unknown.push(...Object.keys(value));
 }

@@ -1,4 +1,4 @@
-import { type DescMethod, getOption, hasOption } from "@bufbuild/protobuf";
+import { type DescField, type DescMessage, type DescMethod, getOption, hasOption } from "@bufbuild/protobuf";
 import { http } from "../../../gen/google/api/annotations_pb.ts";
 import type { HttpRule } from "../../../gen/google/api/http_pb.ts";
 
@@ -12,7 +12,12 @@ export type Binding = {
   variables: readonly string[];
   /** True when the body carries every field that the path does not. */
   hasBody: boolean;
+  /** The field whose own fields stand flat in the body, beside those of the request. */
+  flat?: FlatField;
 };
+
+/** A message field of a request, with its message. */
+export type FlatField = DescField & { fieldKind: "message"; message: DescMessage };
 
 /** What a path leads to: a value per verb and the raw path variables. */
 export type Match<T> = { verbs: ReadonlyMap<string, T>; values: readonly string[] };
@@ -29,13 +34,19 @@ export function bindingsOf(method: DescMethod): Binding[] {
 function bindingOf(method: DescMethod, rule: HttpRule): Binding {
   const { pattern, body, responseBody } = rule;
   if (pattern.case === undefined || pattern.case === "custom") throw new Error(`${method.toString()}: google.api.http names no verb that is served`);
-  if (body !== "" && body !== "*") throw new Error(`${method.toString()}: only body "*" is served`);
   if (responseBody !== "") throw new Error(`${method.toString()}: response_body is not served`);
   const variables = segmentsOf(pattern.value).flatMap((segment) => variableOf(segment) ?? []);
   for (const variable of variables) {
     if (!method.input.fields.some((field) => field.name === variable)) throw new Error(`${method.toString()}: no field ${variable}`);
   }
-  return { verb: verbs[pattern.case], template: pattern.value, variables, hasBody: body === "*" };
+  const binding = { verb: verbs[pattern.case], template: pattern.value, variables, hasBody: body !== "" };
+  return body === "" || body === "*" ? binding : { ...binding, flat: flatField(method, body) };
+}
+
+function flatField(method: DescMethod, name: string): FlatField {
+  const field = method.input.fields.find((one) => one.name === name);
+  if (field?.fieldKind !== "message") throw new Error(`${method.toString()}: body "${name}" is no message field of the request`);
+  return field;
 }
 
 type Node<T> = { literals: Map<string, Node<T>>; variable: Node<T> | undefined; verbs: Map<string, T> };

@@ -44,7 +44,7 @@ export function createRestSurface(options: RestOptions): RestSurface {
       if (spec.kind !== "unary") throw new Error(`${spec.method.toString()}: a stream has no REST form`);
       const method: DescMethodUnary = spec.method;
       const status = getOption(method, success_status) || 200;
-      routes.add(binding, { spec, bind: createBinder(method, binding, readerOf(method.input)), write: writerOf(method.output), status });
+      routes.add(binding, { spec, bind: createBinder(method, binding, readerOf), write: writerOf(method.output), status });
     }
   }
   return {

@@ -18,4 +18,9 @@ export const unsupportedFields: Readonly<Record<string, Readonly<Record<string, 
     lc_credentials: isEmpty,
     region: isEmpty,
   },
+  "carrel.v1.Profile": {
+    provider: (value) => isEmpty(value) || value === "anthropic",
+    plugins: isEmpty,
+    task_budget_tokens: isEmpty,
+  },
 };

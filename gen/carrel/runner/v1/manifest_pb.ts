@@ -4,18 +4,21 @@
 
 import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { McpServer } from "../../v1/mcp_server_pb.ts";
+import { file_carrel_v1_mcp_server } from "../../v1/mcp_server_pb.ts";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file carrel/runner/v1/manifest.proto.
  */
 export const file_carrel_runner_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jYXJyZWwvcnVubmVyL3YxL21hbmlmZXN0LnByb3RvEhBjYXJyZWwucnVubmVyLnYxIkIKCE1hbmlmZXN0Eg0KBW1vZGVsGAEgASgJEhQKDGhlYXJ0YmVhdF9tcxgCIAEoBRIRCglwbGFuX21vZGUYAyABKAhiBnByb3RvMw");
+  fileDesc("Ch9jYXJyZWwvcnVubmVyL3YxL21hbmlmZXN0LnByb3RvEhBjYXJyZWwucnVubmVyLnYxItcCCghNYW5pZmVzdBINCgVtb2RlbBgBIAEoCRIUCgxoZWFydGJlYXRfbXMYAiABKAUSEQoJcGxhbl9tb2RlGAMgASgIEkUKC2Vudmlyb25tZW50GAQgAygLMisuY2FycmVsLnJ1bm5lci52MS5NYW5pZmVzdC5FbnZpcm9ubWVudEVudHJ5QgOAAQESPwoLbWNwX3NlcnZlcnMYBSADKAsyKi5jYXJyZWwucnVubmVyLnYxLk1hbmlmZXN0Lk1jcFNlcnZlcnNFbnRyeRIOCgZlZ3Jlc3MYBiABKAgaMgoQRW52aXJvbm1lbnRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGkcKD01jcFNlcnZlcnNFbnRyeRILCgNrZXkYASABKAkSIwoFdmFsdWUYAiABKAsyFC5jYXJyZWwudjEuTWNwU2VydmVyOgI4AWIGcHJvdG8z", [file_carrel_v1_mcp_server]);
 
 /**
  * A Manifest is what a runner is given at Attach: what it could not know when
- * its sandbox was started, perhaps before there was a Session. It holds no
- * secret.
+ * its sandbox was started, perhaps before there was a Session. Its only secrets
+ * are those that the owner has put into the agent's environment and into that
+ * of its tool servers.
  *
  * @generated from message carrel.runner.v1.Manifest
  */
@@ -40,6 +43,28 @@ export type Manifest = Message<"carrel.runner.v1.Manifest"> & {
    * @generated from field: bool plan_mode = 3;
    */
   planMode: boolean;
+
+  /**
+   * Environment variables of the agent, as its owner set them.
+   *
+   * @generated from field: map<string, string> environment = 4;
+   */
+  environment: { [key: string]: string };
+
+  /**
+   * Its tool servers by name: those of stdio whole, those of http and sse only
+   * by their type, since the broker knows where they are.
+   *
+   * @generated from field: map<string, carrel.v1.McpServer> mcp_servers = 5;
+   */
+  mcpServers: { [key: string]: McpServer };
+
+  /**
+   * True lets the agent reach hosts through the broker's proxy.
+   *
+   * @generated from field: bool egress = 6;
+   */
+  egress: boolean;
 };
 
 /**

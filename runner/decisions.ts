@@ -1,0 +1,43 @@
+import type { ToolDecision } from "../gen/carrel/runner/v1/command_pb.ts";
+import type { Decision, ToolCall } from "./agent.ts";
+import type { Channel } from "./channel.ts";
+
+export type Decisions = {
+  /** Asks the control plane about a call, and waits for a person where it has to. */
+  decide(call: ToolCall): Promise<Decision>;
+  /** A decision that came as a command. */
+  arrived(decision: ToolDecision): void;
+};
+
+/** @param parentOf the tool call that a sub-agent works for. */
+export function createDecisions(attached: Promise<Channel>, parentOf: (agentId: string | undefined) => string): Decisions {
+  const waiting = new Map<string, (decision: Decision) => void>();
+  // A decision may come before the call that asked learns that it has to wait.
+  const early = new Map<string, Decision>();
+  return {
+    async decide({ toolUseId, toolName, input, agentId, signal }) {
+      const channel = await attached;
+      // The call itself is in the log before anybody is asked about it.
+      await channel.flushed();
+      const answer = await channel.decide({ toolUseId, toolName, input, parentToolUseId: parentOf(agentId) });
+      if (answer.decision) return decisionOf(answer.decision);
+      const known = early.get(toolUseId);
+      if (known) return known;
+      return new Promise((resolve, reject) => {
+        waiting.set(toolUseId, resolve);
+        signal.addEventListener("abort", () => reject(new Error("the tool call was given up")), { once: true });
+      });
+    },
+    arrived(message) {
+      const decision = decisionOf(message);
+      const resolve = waiting.get(message.toolUseId);
+      waiting.delete(message.toolUseId);
+      if (resolve) resolve(decision);
+      else early.set(message.toolUseId, decision);
+    },
+  };
+}
+
+function decisionOf(decision: ToolDecision): Decision {
+  return { allow: decision.allow, message: decision.message, ...(decision.updatedInput ? { updatedInput: decision.updatedInput } : {}) };
+}

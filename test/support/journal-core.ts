@@ -1,0 +1,99 @@
+/** The journal and the runners' side of it on a real database, without a port, a sandbox or an agent: the test is the runner. */
+import { hash } from "node:crypto";
+import { create } from "@bufbuild/protobuf";
+import { type Client, createClient, createRouterTransport } from "@connectrpc/connect";
+import { createValidateInterceptor } from "@connectrpc/validate";
+import { RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
+import { AnswerApprovalRequestSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
+import { answerApproval } from "../../server/channel/answers.ts";
+import { newId, newUuid } from "../../server/ids.ts";
+import { createFeeds } from "../../server/journal/feed.ts";
+import { createJournal } from "../../server/journal/journal.ts";
+import { createJournalReader } from "../../server/journal/reader.ts";
+import { acceptPrompt } from "../../server/journal/turns.ts";
+import { plainSettings } from "../../server/profiles/settings.ts";
+import { insertUser } from "../../server/registration/store.ts";
+import { createBells } from "../../server/runners/bells.ts";
+import { createLeaseInterceptor, underLease } from "../../server/runners/leases.ts";
+import { createRunnerService } from "../../server/runners/service.ts";
+import { findByLeaseHash } from "../../server/runners/store.ts";
+import { insertSession } from "../../server/sessions/store.ts";
+import { createRootKeyring } from "../../server/vault/keyring.ts";
+import { createSodium } from "../../server/vault/sodium.ts";
+import { createVaultStore } from "../../server/vault/store.ts";
+import { createVault } from "../../server/vault/vault.ts";
+import type { TestDatabase } from "./postgres.ts";
+
+export type Runner = { client: Client<typeof RunnerService>; sessionId: string; epoch: number };
+export type JournalCore = Awaited<ReturnType<typeof createJournalCore>>;
+
+export async function createJournalCore({ db }: TestDatabase) {
+  const sodium = await createSodium();
+  const vault = createVault({ sodium, keyring: createRootKeyring(sodium, [sodium.random(32)]), store: createVaultStore(db) });
+  const userVault = (userId: string) => vault.forUser(userId);
+  const hashToken = (token: string) => hash("sha256", token, "buffer");
+  const feeds = createFeeds();
+  const commandBells = createBells();
+  const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onCommands: commandBells.ring });
+  const reader = createJournalReader({ db, userVault, feeds });
+  const detached: string[] = [];
+  const ownerId = newUuid();
+  await insertUser(db, { userId: ownerId, issuer: "test", subject: ownerId, email: undefined }, (tx) => vault.createUserKey(tx, ownerId));
+
+  const routes = createRunnerService({
+    db, journal, feeds, commandBells, hashToken, userVault,
+    assigned: async () => false,
+    decide: () => ({ behavior: "ask" }),
+    onDetached: async (lease) => {
+      await journal.change(lease.sessionId, underLease(lease), () => undefined);
+      detached.push(lease.sessionId);
+    },
+    staleMs: 45_000,
+    heartbeatMs: 10_000,
+    maxSessionMs: 86_400_000,
+  });
+  /** What a runner with this bearer would call through. */
+  const clientWith = (bearer: () => string): Client<typeof RunnerService> =>
+    createClient(
+      RunnerService,
+      createRouterTransport((router) => router.service(RunnerService, routes), {
+        router: { interceptors: [createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }), createValidateInterceptor()] },
+        transport: {
+          interceptors: [
+            (next) => (request) => {
+              if (bearer()) request.header.set("authorization", `Bearer ${bearer()}`);
+              return next(request);
+            },
+          ],
+        },
+      }),
+    );
+
+  return {
+    ownerId, journal, feeds, reader, detached, clientWith,
+    async openSession(): Promise<string> {
+      const id = newId("ses");
+      const none = { ...plainSettings, name: "", profileId: "", settings: null, initialPrompt: null };
+      await db.transaction().execute(async (tx) => insertSession(tx, { id, ownerId, ...none }));
+      return id;
+    },
+    /** Gives the session to a new runner, whatever it had before, as the reconciler does. */
+    async attach(sessionId: string): Promise<Runner> {
+      const attachToken = newId("box");
+      await db.updateTable("session").set((e) => ({ epoch: e("epoch", "+", 1), state: "starting", attach_hash: Buffer.from(hashToken(attachToken)), lease_hash: null })).where("id", "=", sessionId).execute();
+      let lease = "";
+      const client = clientWith(() => lease);
+      const { leaseToken, epoch } = await client.attach({ attachToken });
+      lease = leaseToken;
+      return { client, sessionId, epoch };
+    },
+    answer: (sessionId: string, toolUseId: string, approved: boolean) =>
+      journal.change(sessionId, (row) => row!, (change) => answerApproval(change, create(AnswerApprovalRequestSchema, { sessionId, toolUseId, approved }), "somebody", { derive: () => undefined, matches: () => false, verdict: () => ({ behavior: "ask" }) })),
+    prompt: (sessionId: string, text: string) => journal.change(sessionId, (row) => row!, (change) => acceptPrompt(change, text, "")),
+  };
+}
+
+/** An event that a runner reports, told from others by its text. */
+export function said(text: string) {
+  return { createdAtMs: Date.now(), payload: { kind: { case: "assistant" as const, value: { blockId: text, content: { case: "text" as const, value: text } } } } };
+}

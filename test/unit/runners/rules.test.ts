@@ -1,0 +1,87 @@
+import { create } from "@bufbuild/protobuf";
+import { describe, expect, test } from "vitest";
+import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/event_pb.ts";
+import { alreadyCommitted, isAct, isReportable, nextStep, type Observed, questionOf, type Step } from "../../../server/runners/rules.ts";
+
+const deadlines = { endGraceMs: 5_000, maxRestarts: 3 };
+const well: Observed = { state: "running", desired: "run", sandbox: "running", leaseLeftMs: 10_000, inStateMs: 60_000, restarts: 0, started: true, lifeLeftMs: 60_000 };
+
+describe("the next step of a session", () => {
+  const table: [string, Partial<Observed>, Step][] = [
+    ["all is well", {}, "wait"],
+    ["nothing has been started yet", { state: "requested", sandbox: undefined, started: false }, "launch"],
+    ["it is to be started again", { state: "requested", sandbox: undefined }, "launch"],
+    ["it starts and its sandbox is not known yet", { state: "starting", sandbox: undefined, started: false, leaseLeftMs: 1 }, "wait"],
+    ["it starts and its runner is on the way", { state: "starting", started: false, leaseLeftMs: 1 }, "wait"],
+    ["it starts, the deadline has passed, the sandbox is there", { state: "starting", started: false, leaseLeftMs: -1 }, "startup_timeout"],
+    ["it starts, the deadline has passed, there is no sandbox", { state: "starting", sandbox: undefined, started: false, leaseLeftMs: -1 }, "recover"],
+    ["its first sandbox left before its runner attached", { state: "starting", sandbox: "exited", started: false }, "recover"],
+    ["its first sandbox left again and again", { state: "starting", sandbox: "exited", started: false, restarts: 3 }, "startup_timeout"],
+    ["a restart of it does not attach", { state: "starting", leaseLeftMs: -1, restarts: 1 }, "recover"],
+    ["a restart of it does not attach, and it was the last one", { state: "starting", leaseLeftMs: -1, restarts: 3 }, "give_up"],
+    ["its sandbox has left", { sandbox: "exited" }, "recover"],
+    ["its lease has passed", { leaseLeftMs: -1 }, "recover"],
+    ["its lease passes in this moment", { leaseLeftMs: 0 }, "wait"],
+    ["its sandbox has left and there were enough restarts", { sandbox: "exited", restarts: 3 }, "give_up"],
+    ["its sandbox has left and one restart is free", { sandbox: "exited", restarts: 2 }, "recover"],
+    ["its lifetime is over", { lifeLeftMs: -1 }, "expire"],
+    ["its lifetime is over before it has begun", { lifeLeftMs: -1, state: "requested", sandbox: undefined }, "expire"],
+    ["its lifetime is over and it is to end", { lifeLeftMs: -1, desired: "end" }, "ask_to_end"],
+    ["it is to end and runs", { desired: "end" }, "ask_to_end"],
+    ["it is to end, runs, and its lease has passed", { desired: "end", leaseLeftMs: -1 }, "ask_to_end"],
+    ["it is to end and its sandbox has left", { desired: "end", sandbox: "exited", state: "ending" }, "force_end"],
+    ["it is to end before it has begun", { desired: "end", state: "requested", sandbox: undefined }, "force_end"],
+    ["it is to end while it starts", { desired: "end", state: "starting" }, "force_end"],
+    ["it was asked to end and has time", { desired: "end", state: "ending", inStateMs: 4_999 }, "wait"],
+    ["it was asked to end and its time is over", { desired: "end", state: "ending", inStateMs: 5_000 }, "force_end"],
+    ["it has ended", { state: "ended", desired: "end", sandbox: undefined }, "wait"],
+    ["it has ended, whatever else is seen", { state: "ended", desired: "run", sandbox: "exited", leaseLeftMs: -1 }, "wait"],
+  ];
+  for (const [name, change, step] of table) test(`when ${name}: ${step}`, () => expect(nextStep({ ...well, ...change }, deadlines)).toBe(step));
+
+  test("never waits for ever: whatever is observed, time alone leads to another step or all is well", () => {
+    for (const state of ["requested", "starting", "running", "ending", "ended"] as const) {
+      for (const desired of ["run", "end"] as const) {
+        for (const sandbox of ["running", "exited", undefined] as const) {
+          for (const started of [true, false]) {
+            const late: Observed = { state, desired, sandbox, started, restarts: 0, leaseLeftMs: -1, inStateMs: 1e9, lifeLeftMs: -1 };
+            expect([late, nextStep(late, deadlines) === "wait"]).toEqual([late, state === "ended"]);
+          }
+        }
+      }
+    }
+  });
+});
+
+test("a batch is compared with what is committed: skipped, taken, or missed", () => {
+  const table: [last: number, first: number, count: number, { skip: number } | { expected: number }][] = [
+    [0, 1, 3, { skip: 0 }],
+    [3, 4, 2, { skip: 0 }],
+    [3, 1, 3, { skip: 3 }],
+    [3, 2, 4, { skip: 2 }],
+    [3, 1, 1, { skip: 1 }],
+    [3, 3, 1, { skip: 1 }],
+    [3, 5, 1, { expected: 4 }],
+    [0, 2, 1, { expected: 1 }],
+    [3, 0, 2, { expected: 4 }],
+    [3, -5, 2, { expected: 4 }],
+    [3, 99, 0, { skip: 0 }],
+  ];
+  for (const [last, first, count, answer] of table) expect([last, first, count, alreadyCommitted(last, first, count)]).toEqual([last, first, count, answer]);
+});
+
+test("a runner reports what the agent does; everything else is the server's word", () => {
+  const cases = EventPayloadSchema.oneofs[0]!.fields.map((field) => field.localName as NonNullable<EventPayload["kind"]["case"]>);
+  const of = (kind: string) => ({ kind: { case: kind, value: {} } }) as unknown as EventPayload;
+  expect(cases.filter((kind) => isReportable(of(kind))).toSorted()).toEqual(["assistant", "result", "sdkSessionId", "sessionError", "system", "toolResult", "toolUse"]);
+  expect(cases.filter((kind) => isAct(of(kind))).toSorted()).toEqual(["assistant", "toolResult", "toolUse"]);
+  expect([isReportable(undefined), isReportable(create(EventPayloadSchema, {}))]).toEqual([false, false]);
+});
+
+test("the agent's question is shown as it was asked, and what is no question is shown as nothing", () => {
+  const asked = questionOf("t", { questions: [{ question: "Which?", header: "H", multiSelect: true, options: [{ label: "A", description: "a" }, "B", 3] }, "no object", null] });
+  expect(asked.questions.map(({ question, header, multiSelect, options }) => ({ question, header, multiSelect, options: options.map(({ label, description }) => [label, description]) }))).toEqual([
+    { question: "Which?", header: "H", multiSelect: true, options: [["A", "a"], ["B", ""], ["3", ""]] },
+  ]);
+  for (const input of [{}, { questions: "x" }, { questions: null }, { questions: [1, []] }]) expect(questionOf("t", input).questions).toEqual([]);
+});
