@@ -19,9 +19,12 @@ export type Driver = {
 const mostCrashes = 3;
 const stderrKept = 4_000;
 
+type Environment = Readonly<Record<string, string | undefined>>;
+
 type State = {
   boot: Boot;
   door: URL;
+  environment: Environment;
   settings: AgentSettings;
   decisions: Decisions;
   translator: Translator;
@@ -37,14 +40,18 @@ type State = {
   end(exit: Exit): void;
 };
 
-/** @param door where the broker is on the sandbox's own loopback. */
-export function createDriver(boot: Boot, door: URL): Driver {
+/**
+ * @param door where the broker is on the sandbox's own loopback.
+ * @param environment the runner's own, of which the agent inherits where its home and programs are.
+ */
+export function createDriver(boot: Boot, door: URL, environment: Environment): Driver {
   const attached = Promise.withResolvers<Channel>();
   const { promise: ended, resolve: end } = Promise.withResolvers<Exit>();
   const translator = createTranslator(() => state.interrupted);
   const state: State = {
     boot,
     door,
+    environment,
     settings: settingsAtBoot(boot),
     decisions: createDecisions(attached.promise, (agentId) => translator.parentOf(agentId)),
     translator,
@@ -88,7 +95,7 @@ function start(state: State): Agent {
     cwd: boot.cwd,
     model: settings.model,
     planMode: settings.planMode,
-    environment: agentEnvironment(settings, process.env, boot, door),
+    environment: agentEnvironment(settings, state.environment, boot, door),
     mcpServers: settings.mcpServers,
     resume: state.conversation,
     decide: state.decisions.decide,

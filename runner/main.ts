@@ -8,7 +8,7 @@ import type { Boot } from "./orders.ts";
 async function run(boot: Boot): Promise<number> {
   const forward = await forwardLoopback(boot.socket);
   // The agent starts while the runner attaches, which may take until somebody wants this sandbox.
-  const driver = createDriver(boot, new URL(forward.url));
+  const driver = createDriver(boot, new URL(forward.url), process.env);
   const channel = await openChannel(boot.socket, boot.attachToken);
   await driver.serve(channel);
   channel.follow(driver.onCommand).catch((error: unknown) => leave(error));

@@ -34,6 +34,7 @@ import { migrateToLatest } from "./db/migrate.ts";
 import { createUnavailableInterceptor, tellingUnavailable } from "./db/unavailable-interceptor.ts";
 import { lockDirectory } from "./directory-lock.ts";
 import { createLanding } from "./http/landing.ts";
+import { createRateLimiter } from "./limits/limiter.ts";
 import { peekProtocol } from "./http/preface.ts";
 import { createHttpServer } from "./http/server.ts";
 import { createAuthorizationGate, createAuthorizationInterceptor, createAuthorizer, requireUser } from "./identity/authorize.ts";
@@ -74,7 +75,7 @@ import { listAliveOf } from "./sessions/store.ts";
 import { createRootKeyFile } from "./vault/key-file.ts";
 import { readRootKeyring } from "./vault/keyring.ts";
 import { createSodium } from "./vault/sodium.ts";
-import { createVaultStore } from "./vault/store.ts";
+import { createVaultStore, listCanaries } from "./vault/store.ts";
 import { createVault } from "./vault/vault.ts";
 
 export type App = {
@@ -207,12 +208,13 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   });
   closers.push(reconciler.stop);
 
-  const actions = createChannelActions({ db, journal, rules: { derive: derivePattern, matches: patternMatches, verdict }, userVault, ownedBy, once });
+  const limiter = createRateLimiter({ perMinute: config.limits.perMinute });
+  const actions = createChannelActions({ limitPrompt: limiter.prompt, db, journal, rules: { derive: derivePattern, matches: patternMatches, verdict }, userVault, ownedBy, once });
   const isPattern = (text: string) => parsePattern(text) !== undefined;
   const place = { region: config.region, demo: config.demo, showSettings: optionsMessage };
   const directory = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
   const services = (router: ConnectRouter) => {
-    router.service(RegistrationService, createRegistrationService({ db, createUserKey: async (tx, userId) => {
+    router.service(RegistrationService, createRegistrationService({ limitRegistration: (person) => limiter.registration(db, person), db, createUserKey: async (tx, userId) => {
       await vault.createUserKey(tx, userId);
       await provisionDefaults(tx, userId);
     }, allowedDomains: config.allowedEmailDomains, onRegistered: directory.forget }));
@@ -227,6 +229,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
       poke: reconciler.poke,
       announce: (ownerId, sessionId) => changed.ring(ownerId, sessionId),
       concurrentSessions: config.limits.concurrentSessions,
+      limitCreate: limiter.sessionCreate,
       place,
     }));
     router.service(ProfileService, createProfileService({
@@ -277,7 +280,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     address: { host: config.host, port: config.port },
   });
   await reconciler.start();
-  const sweep = setInterval(() => forgetOldRequestIds(db).catch((error: Error) => log.warn({ err: error }, "old request ids not forgotten")), 3_600_000);
+  const sweep = setInterval(() => Promise.all([forgetOldRequestIds(db), limiter.sweep(db)]).catch((error: Error) => log.warn({ err: error }, "old request ids and limits not forgotten")), 3_600_000);
   closers.push(() => clearInterval(sweep));
   const { host, port } = await http.listen();
   closers.push(() => http.close(config.drainMs), sockets.close);
@@ -337,7 +340,7 @@ async function exists(path: string): Promise<boolean> {
 
 async function isReady(db: Database): Promise<boolean> {
   try {
-    await db.selectFrom("kek_canary").select("kid").limit(1).execute();
+    await listCanaries(db);
     return true;
   } catch (error) {
     if (isServerUnavailable(error)) return false;

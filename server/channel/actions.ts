@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import type { Kysely } from "kysely";
+import type { Kysely, Transaction } from "kysely";
 import {
   type AnswerApprovalRequest,
   type AnswerQuestionRequest,
@@ -25,6 +25,8 @@ export type ChannelActionsDeps = {
   rules: AnswerRules;
   userVault(userId: string): Promise<UserVault>;
   ownedBy(ownerId: string): Guard;
+  /** Counts the prompt in its own transaction, or refuses it with RATE_LIMITED. */
+  limitPrompt(tx: Transaction<Database>, sessionId: string): Promise<void>;
   once: typeof import("../sessions/request-ids.ts").once;
 };
 
@@ -74,6 +76,7 @@ async function sendPrompt(deps: ChannelActionsDeps, { userId }: User, request: S
     };
     return deps.once(tx, call, async () => {
       const session = guard(await lockSession(tx, request.sessionId));
+      await deps.limitPrompt(tx, session.id);
       const made = await deps.journal.changeWithin(tx, session, (change) => acceptPrompt(change, request.text, request.requestId));
       published = made.published;
       return create(SendPromptResponseSchema, made.value);

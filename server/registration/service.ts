@@ -14,6 +14,7 @@ export type RegistrationDeps = {
   /** Makes the user's data key in the transaction that makes the user. */
   createUserKey: (tx: Transaction<Database>, userId: string) => Promise<void>;
   /** Domains of the e-mail addresses that may register; empty lets everybody in. */
+  limitRegistration(person: Principal): Promise<void>;
   allowedDomains: readonly string[];
   /** Told after the commit, so that nobody goes on believing that the person is not registered. */
   onRegistered: (issuer: string, subject: string) => void;
@@ -29,6 +30,7 @@ export function createRegistrationService(deps: RegistrationDeps): ServiceImpl<t
 }
 
 async function register(deps: RegistrationDeps, principal: Principal): Promise<Registration> {
+  await deps.limitRegistration(principal);
   // Before the rule: narrowing the list later closes the door to newcomers, it does not break a repeated call.
   const existing = await findRegistration(deps.db, principal);
   if (existing) return existing;

@@ -6,7 +6,7 @@ import type { Log } from "../log.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
 import { nextStep, type Observed } from "./rules.ts";
-import { keepHandle, present, type StepDeps, steps } from "./steps.ts";
+import { keepHandle, present, SessionMoved, type StepDeps, steps } from "./steps.ts";
 import { databaseNow, findByBox, listDue } from "./store.ts";
 
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
@@ -114,7 +114,8 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
           if (await work(sessionId)) again.add(sessionId);
         } catch (error) {
           // The next look starts afresh: nothing is decided from a step that failed.
-          options.log.warn({ session_id: sessionId, err: error }, "session step failed");
+          if (error instanceof SessionMoved) options.log.debug({ session_id: sessionId }, "session step overtaken");
+          else options.log.warn({ session_id: sessionId, err: error }, "session step failed");
         }
       } while (again.has(sessionId) && !signal.aborted);
     };

@@ -167,11 +167,16 @@ async function lastOutput(path: string): Promise<string> {
   }
 }
 
+/** Somebody else was faster: the next look decides anew, and nothing is wrong. */
+export class SessionMoved extends Error {
+  override message = "the session was moved by somebody else meanwhile";
+}
+
 /** Refuses when somebody else has moved the session meanwhile. */
 function unmoved(session: SessionRow): Guard {
   return (row: LockedSession | undefined) => {
     if (row?.epoch === session.epoch && row.state === session.state) return row;
-    throw new Error(`session ${session.id} was moved by somebody else meanwhile`);
+    throw new SessionMoved();
   };
 }
 

@@ -39,6 +39,7 @@ export type SessionServiceDeps = {
   /** Tells the readers of session lists. */
   announce(ownerId: string, sessionId: string): void;
   concurrentSessions: number;
+  limitCreate(tx: Transaction<Database>, userId: string): Promise<void>;
   place: Place;
 };
 
@@ -95,6 +96,7 @@ async function createSession(deps: SessionServiceDeps, request: CreateSessionReq
     return once(tx, call, async () => {
       await lockOwner(tx, ownerId);
       await admit(deps, tx, ownerId);
+      await deps.limitCreate(tx, ownerId);
       const row = await insertSession(tx, newSession(request, effective, ownerId, vault));
       const made = await deps.journal.changeWithin(tx, row, async (change) => {
         if (request.initialPrompt) await acceptPrompt(change, request.initialPrompt, "");

@@ -45,7 +45,7 @@ export async function serveProfiles(database: TestDatabase, dataDirectory: strin
   const userVault = (userId: string) => vault.forUser(userId);
   const settings = { provision: true };
   const authorize = createAuthorizer({ verify: createTokenVerifier([createLocalVerifier(issuer)]), findUser: users.find, publicServices: [] });
-  const registration = createRegistrationService({
+  const registration = createRegistrationService({ limitRegistration: () => Promise.resolve(),
     db,
     createUserKey: async (tx, userId) => {
       await vault.createUserKey(tx, userId);

@@ -53,7 +53,7 @@ export async function createHarness() {
   const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onCommands: () => undefined });
   const reader = createJournalReader({ db, userVault, feeds });
   const rules = { derive: () => "Bash(ls:*)", matches: () => true, verdict: () => ({ behavior: "ask" as const }) };
-  const actions = createChannelActions({ db, journal, rules, userVault, ownedBy, once });
+  const actions = createChannelActions({ limitPrompt: () => Promise.resolve(), db, journal, rules, userVault, ownedBy, once });
   const issuer = await openLocalIssuer(directory);
   const users = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
   const authorize = createAuthorizer({

@@ -43,6 +43,10 @@ export async function createInstallation(environment: Record<string, string> = {
       CARREL_RUNTIME_DIR: join(directory, "run"),
       CARREL_PORT: "0",
       CARREL_LOG_LEVEL: "info",
+      // Tests are in a hurry; those of the limits themselves set their own.
+      CARREL_LIMIT_REGISTRATIONS_PER_MINUTE: "10000",
+      CARREL_LIMIT_SESSION_CREATES_PER_MINUTE: "10000",
+      CARREL_LIMIT_PROMPTS_PER_MINUTE: "10000",
       CARREL_ANTHROPIC_BASE_URL: model.url,
       DATABASE_URL: databaseUrl(database.connection),
       ...environment,
