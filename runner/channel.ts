@@ -4,6 +4,7 @@ import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import type { Command } from "../gen/carrel/runner/v1/command_pb.ts";
+import type { MemoryChange } from "../gen/carrel/runner/v1/memory_pb.ts";
 import { type AttachResponse, PushDeltasRequestSchema, type PushDeltasRequest, type RunnerEventSchema, RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
@@ -22,6 +23,8 @@ export type Channel = {
   flushed(): Promise<void>;
   pushDelta(delta: DeltaInit): void;
   decide(call: Pick<DecideToolRequest, "toolUseId" | "toolName" | "parentToolUseId"> & { input: DecideToolRequest["input"] }): ReturnType<Client<typeof RunnerService>["decideTool"]>;
+  /** Brings changes of the memory bank back; answers with those that were not taken. */
+  syncMemory(changes: MemoryChange[]): ReturnType<Client<typeof RunnerService>["syncMemory"]>;
   /** Follows the commands until the channel ends; each is given to `onCommand` once and in order. */
   follow(onCommand: (command: Command) => void): Promise<void>;
   detach(reason: string, exitCode: number): Promise<void>;
@@ -64,6 +67,7 @@ export async function openChannel(socketPath: string, attachToken: string): Prom
     flushed: log.flushed,
     pushDelta: deltas.push,
     decide: (call) => persistently(() => client.decideTool({ ...lease, ...call })),
+    syncMemory: (changes) => persistently(() => client.syncMemory({ ...lease, changes })),
     async follow(onCommand) {
       for (;;) {
         await persistently(async () => {
@@ -207,15 +211,19 @@ function createDeltaPipe(client: Client<typeof RunnerService>, lease: Lease) {
   };
 }
 
+/** A control plane that is away for longer than this is not coming back to this sandbox. */
+const patienceMs = 30 * 60_000;
+
 /** Tries until it is answered. Only refusals that no repetition can change are thrown. */
 async function persistently<T>(call: () => Promise<T>): Promise<T> {
+  const giveUpAt = performance.now() + patienceMs;
   for (let pauseMs = 25; ; pauseMs = Math.min(pauseMs * 2, 1_000)) {
     try {
       return await call();
     } catch (error) {
       const refusal = ConnectError.from(error);
       if (reasonOf(refusal) === "FENCED") throw new Fenced("the lease is gone");
-      if (!passing.has(refusal.code)) throw error;
+      if (!passing.has(refusal.code) || performance.now() > giveUpAt) throw error;
       await sleep(pauseMs * (0.5 + Math.random() / 2));
     }
   }

@@ -22,6 +22,7 @@ export function createDecisions(attached: Promise<Channel>, parentOf: (agentId: 
       const answer = await channel.decide({ toolUseId, toolName, input, parentToolUseId: parentOf(agentId) });
       if (answer.decision) return decisionOf(answer.decision);
       const known = early.get(toolUseId);
+      early.delete(toolUseId);
       if (known) return known;
       return new Promise((resolve, reject) => {
         waiting.set(toolUseId, resolve);

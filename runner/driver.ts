@@ -1,7 +1,9 @@
 // One agent, one turn at a time: what the control plane asks becomes what the agent does, and what it does is reported.
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "../gen/carrel/runner/v1/command_pb.ts";
 import { type Agent, startAgent } from "./agent.ts";
 import type { Channel } from "./channel.ts";
+import { hasConversation } from "./conversation.ts";
 import { createDecisions, type Decisions } from "./decisions.ts";
 import { type AgentSettings, agentEnvironment, type Boot, canBeSet, settingsAtBoot, settingsOf } from "./orders.ts";
 import { createTranslator, type Translator } from "./translate.ts";
@@ -18,6 +20,13 @@ export type Driver = {
 /** Crashes of the agent in a row, without a finished turn between them, after which the session has failed. */
 const mostCrashes = 3;
 const stderrKept = 4_000;
+/** An agent answers in milliseconds; a first start on a busy machine may take seconds. */
+const configureMs = 20_000;
+
+const contextLost = {
+  case: "system",
+  value: { subtype: "context_lost", message: "the agent's record of the conversation is gone; it starts anew in the same workspace" },
+} as const;
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -57,7 +66,7 @@ export function createDriver(boot: Boot, door: URL, environment: Environment): D
     translator,
     channel: undefined,
     agent: undefined,
-    conversation: boot.resume,
+    conversation: hasConversation(environment["HOME"], boot.resume) ? boot.resume : "",
     turn: 0,
     interrupted: false,
     crashes: 0,
@@ -73,6 +82,7 @@ export function createDriver(boot: Boot, door: URL, environment: Environment): D
       await adapt(state, settingsOf(channel.attached.manifest!, boot, door));
       state.channel = channel;
       attached.resolve(channel);
+      if (boot.resume && state.conversation !== boot.resume) channel.append([contextLost]);
     },
   };
 }
@@ -81,11 +91,20 @@ export function createDriver(boot: Boot, door: URL, environment: Environment): D
 async function adapt(state: State, wanted: AgentSettings): Promise<void> {
   const before = state.settings;
   state.settings = wanted;
-  if (canBeSet(before, wanted)) return state.agent?.configure(wanted);
+  if (canBeSet(before, wanted) && state.agent && (await isConfigured(state.agent, wanted))) return;
   const old = state.agent;
   state.agent = undefined;
   old?.stop();
   state.agent = start(state);
+}
+
+/** False for an agent that does not answer, which is then replaced. */
+async function isConfigured(agent: Agent, wanted: AgentSettings): Promise<boolean> {
+  const answer = agent.configure(wanted).then(
+    () => true,
+    () => false,
+  );
+  return Promise.race([answer, sleep(configureMs, false, { ref: false })]);
 }
 
 function start(state: State): Agent {

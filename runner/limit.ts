@@ -4,12 +4,27 @@ import { type EventPayload, EventPayloadSchema } from "../gen/carrel/v1/event_pb
 
 /** The largest event of a log, in bytes. The agent's own record has everything; the log says what it left out. */
 const eventBytes = 1024 * 1024;
-/** What is kept of a text in an event that is too large. */
+/** What is kept of the texts in an event that is too large, and what each value costs beside its text. */
 const keptCharacters = 64 * 1024;
+const perValue = 100;
 
-/** The payload, or one of its kind with its longest texts cut so that every client can be shown it. */
+/** The payload, or one of its kind with its texts cut so that every client can be shown it. */
 export function withinLimit(payload: EventPayload): EventPayload {
-  if (toBinary(EventPayloadSchema, payload).length <= eventBytes) return payload;
+  if (fits(payload)) return payload;
+  const shorter = shortened(payload);
+  return fits(shorter) ? shorter : tooLarge(payload);
+}
+
+function fits(payload: EventPayload): boolean {
+  return toBinary(EventPayloadSchema, payload).length <= eventBytes;
+}
+
+function tooLarge({ kind }: EventPayload): EventPayload {
+  const details = `an event of kind ${kind.case} was too large to keep`;
+  return create(EventPayloadSchema, { kind: { case: "sessionError", value: { error: "event_too_large", details } } });
+}
+
+function shortened(payload: EventPayload): EventPayload {
   const { kind } = payload;
   switch (kind.case) {
     case "toolResult": {
@@ -25,21 +40,22 @@ export function withinLimit(payload: EventPayload): EventPayload {
     case "result":
       return create(EventPayloadSchema, { kind: { case: "result", value: { ...kind.value, summary: cut(kind.value.summary) } } });
     default:
-      return create(EventPayloadSchema, { kind: { case: "sessionError", value: { error: "event_too_large", details: `an event of kind ${kind.case} was too large to keep` } } });
+      return tooLarge(payload);
   }
 }
 
-function shorten(value: JsonValue): JsonValue {
-  if (typeof value === "string") return cut(value);
-  if (Array.isArray(value)) return value.slice(0, 100).map((item) => shortenTo(item, Math.max(1, Math.min(value.length, 100))));
+/** The value with its texts cut so that all of them together keep to the budget; what is past it is left out. */
+function shorten(value: JsonValue, budget = { left: keptCharacters }): JsonValue {
+  if (typeof value === "string") {
+    const kept = cut(value, Math.max(0, budget.left));
+    budget.left -= Math.min(value.length, Math.max(0, budget.left)) + perValue;
+    return kept;
+  }
+  budget.left -= perValue;
+  if (Array.isArray(value)) return value.filter(() => budget.left > 0).map((item) => shorten(item, budget));
   if (value === null || typeof value !== "object") return value;
-  const entries = Object.entries(value).slice(0, 100);
-  return Object.fromEntries(entries.map(([key, item]) => [key, shortenTo(item, entries.length)]));
-}
-
-/** Shares what is kept among the parts, so that many long texts together stay within it. */
-function shortenTo(value: JsonValue, parts: number): JsonValue {
-  return typeof value === "string" ? cut(value, Math.floor((keptCharacters * 4) / parts)) : shorten(value);
+  const entries = Object.entries(value).filter(([key]) => (budget.left -= key.length) > 0);
+  return Object.fromEntries(entries.map(([key, item]) => [key, shorten(item, budget)]));
 }
 
 function cut(text: string, kept: number = keptCharacters): string {

@@ -1,12 +1,13 @@
 // The composition root: the only file that constructs things. Tests build the same app as production.
 import { hash } from "node:crypto";
-import { access, mkdir } from "node:fs/promises";
+import { access, mkdir, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import type { JsonObject } from "@bufbuild/protobuf";
 import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
 import { createValidateInterceptor } from "@connectrpc/validate";
 import { RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ChannelService } from "../gen/carrel/v1/channel_service_pb.ts";
+import { MemoryService } from "../gen/carrel/v1/memory_service_pb.ts";
 import { CredentialService } from "../gen/carrel/v1/credential_service_pb.ts";
 import { ProfileService } from "../gen/carrel/v1/profile_service_pb.ts";
 import { RegistrationService } from "../gen/carrel/v1/registration_service_pb.ts";
@@ -48,8 +49,10 @@ import { createJournal } from "./journal/journal.ts";
 import { createJournalReader } from "./journal/reader.ts";
 import { pinnedSettings } from "./journal/pinned.ts";
 import type { PermissionModeWord } from "./journal/session-view.ts";
-import { findOwnedSession, type SessionRow } from "./journal/store.ts";
+import type { SessionRow } from "./journal/store.ts";
 import type { Log } from "./log.ts";
+import { createMemoryService } from "./memory/service.ts";
+import { applyToBank, readBank } from "./memory/sessions.ts";
 import { optionsMessage } from "./profiles/message.ts";
 import { createProfileOpener } from "./profiles/open.ts";
 import { createEffectiveSettings } from "./profiles/overrides.ts";
@@ -71,7 +74,7 @@ import { sessionMessage } from "./sessions/message.ts";
 import { forgetOldRequestIds, once } from "./sessions/request-ids.ts";
 import { checkedName } from "./sessions/rules.ts";
 import { createSessionService, ownedBy } from "./sessions/service.ts";
-import { listAliveOf } from "./sessions/store.ts";
+import { listAliveOf, listOwned } from "./sessions/store.ts";
 import { createRootKeyFile } from "./vault/key-file.ts";
 import { readRootKeyring } from "./vault/keyring.ts";
 import { createSodium } from "./vault/sodium.ts";
@@ -102,9 +105,13 @@ export async function createApp(config: Config, log: Log): Promise<App> {
 
 async function assemble(config: Config, log: Log, closers: Closers): Promise<App> {
   await mkdir(config.dataDirectory, { recursive: true, mode: 0o700 });
+  const installation = hash("sha256", config.dataDirectory).slice(0, 16);
   const lock = await lockDirectory(config.dataDirectory);
   closers.push(lock.release);
   await mkdir(config.runtimeDirectory, { recursive: true, mode: 0o700 });
+  if (!(await isMemoryBacked(config.runtimeDirectory))) {
+    log.warn({ directory: config.runtimeDirectory }, "the runtime directory is on a disk: live conversations lie there in clear; set CARREL_RUNTIME_DIR to a tmpfs");
+  }
   const issuer = await openLocalIssuer(config.dataDirectory);
   const { db, keys, listener } = await openDatabase(config, log, closers);
   const { vault, keyring } = await openVault(config, keys, log, closers);
@@ -130,6 +137,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     feeds.ring(sessionId);
     commandBells.ring(sessionId);
     if (sessionId && ownerId) changed.ring(ownerId, sessionId);
+    else changed.ringAll();
   } });
   closers.push(bell.close);
   const journal = createJournal({
@@ -154,7 +162,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     boxOf: (request) => runnerServer.boxOf(request),
     log,
   });
-  closers.push(gateway.close);
+  closers.push(ledger.close, gateway.close);
   const runnerServer = createRunnerServer({
     routes: (router) =>
       router.service(RunnerService, createRunnerService({
@@ -165,7 +173,9 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
         hashToken,
         userVault,
         decide: verdict,
+        memory: { read: readBank, apply: applyToBank },
         onDetached: (lease, exit) => reconciler.detached(lease, exit),
+        settled: ledger.settled,
         staleMs: config.heartbeatStaleMs,
         maxSessionMs: config.maxSessionMs,
         heartbeatMs: config.heartbeatMs,
@@ -184,7 +194,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const launcher = createLauncher({
     driver,
     listener: runnerListener,
-    installation: hash("sha256", config.dataDirectory).slice(0, 16),
+    installation,
     dataDirectory: config.dataDirectory,
     runtimeDirectory: config.runtimeDirectory,
     programs: { node: process.execPath, runner: config.runnerPath, claude: config.claudePath },
@@ -199,6 +209,8 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     launcher,
     hashToken,
     log,
+    host: installation,
+    settled: ledger.settled,
     startupTimeoutMs: config.startupTimeoutMs,
     endGraceMs: 5_000,
     maxRestarts: 3,
@@ -227,8 +239,12 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
       hasCredential,
       effectiveSettings: createEffectiveSettings(createProfileOpener({ db, userVault }), isPattern),
       poke: reconciler.poke,
-      announce: (ownerId, sessionId) => changed.ring(ownerId, sessionId),
+      announce(ownerId, sessionId) {
+        changed.ring(ownerId, sessionId);
+        bell.ring(sessionId, ownerId);
+      },
       concurrentSessions: config.limits.concurrentSessions,
+      host: installation,
       limitCreate: limiter.sessionCreate,
       place,
     }));
@@ -242,6 +258,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
       userIdOf: (context) => requireUser(context).userId,
       sessionSettings: async (ownerId, sessionId) => pinnedSettings(await userVault(ownerId), await reader.session(ownerId, sessionId)),
     }));
+    router.service(MemoryService, createMemoryService({ db, userVault, userIdOf: (context) => requireUser(context).userId }));
     router.service(ChannelService, createChannelService({
       db,
       actions,
@@ -252,7 +269,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
       streamSignal: (context: HandlerContext) => untilExpiry(requireUser(context), context.signal),
       sessionMessage: (row, vaultOfUser) => sessionMessage(row, vaultOfUser, place),
       listAliveOf: (ownerId) => listAliveOf(db, ownerId),
-      findOwned: (ownerId, sessionId) => findOwnedSession(db, ownerId, sessionId),
+      listOwned: (ownerId, sessionIds) => listOwned(db, ownerId, sessionIds),
     }));
   };
   const verify = createTokenVerifier([createLocalVerifier(issuer), ...config.oidcIssuers.map((oidc) => createOidcIssuer(oidc, { log }))]);
@@ -265,7 +282,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     limits: { messagesPerSecond: config.limits.socketMessagesPerSecond, messageBytes: config.limits.messageBytes },
   });
   const http = createHttpServer({
-    services: [RegistrationService, CredentialService, ProfileService, SessionService, ChannelService],
+    services: [RegistrationService, CredentialService, ProfileService, MemoryService, SessionService, ChannelService],
     routes: services,
     interceptors: [createUnavailableInterceptor(), createAuthorizationInterceptor(authorize), createValidateInterceptor()],
     requestGate: createAuthorizationGate(authorize),
@@ -287,7 +304,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   return {
     url: config.publicUrl?.origin ?? `${config.tls ? "https" : "http"}://${host.includes(":") ? `[${host}]` : host}:${port}`,
     issuer,
-    sandboxGaps: driver.enforced.reason,
+    sandboxGaps: ["disk space is not limited", driver.enforced.reason].filter(Boolean).join("; "),
     close: () => closeAll(closers),
   };
 }
@@ -326,6 +343,12 @@ async function openVault(config: Config, db: Database, log: Log, closers: Closer
   await vault.verifyAtStart();
   closers.push(() => vault.close());
   return { vault, keyring };
+}
+
+const tmpfsMagic = 0x01021994;
+
+async function isMemoryBacked(directory: string): Promise<boolean> {
+  return (await statfs(directory)).type === tmpfsMagic;
 }
 
 async function exists(path: string): Promise<boolean> {

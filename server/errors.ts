@@ -38,6 +38,7 @@ const codes = new Map<ErrorReason, Code>([
   [ErrorReason.REQUEST_ID_REUSED, Code.AlreadyExists],
   [ErrorReason.NAME_TAKEN, Code.AlreadyExists],
   [ErrorReason.PROFILE_LIMIT, Code.ResourceExhausted],
+  [ErrorReason.MEMORY_LIMIT, Code.ResourceExhausted],
   [ErrorReason.TOO_LARGE, Code.ResourceExhausted],
   [ErrorReason.RATE_LIMITED, Code.ResourceExhausted],
   [ErrorReason.READER_TOO_SLOW, Code.ResourceExhausted],

@@ -66,9 +66,9 @@ table kek_canary (
 table pause (
   answered_by text
   created_at timestamp with time zone not null default now()
+  decision bytea
   epoch integer not null
   id text not null
-  input_hash text not null
   kind text not null
   outcome text
   request bytea not null
@@ -109,6 +109,22 @@ table profile (
   constraint profile_permission_mode_check CHECK ((permission_mode = ANY (ARRAY['acceptEdits'::text, 'plan'::text, 'bypassPermissions'::text])))
   constraint profile_pkey PRIMARY KEY (id)
   constraint profile_ttl_seconds_check CHECK (((ttl_seconds >= 1) AND (ttl_seconds <= 86400)))
+)
+
+table profile_memory (
+  content bytea not null
+  created_at timestamp with time zone not null default now()
+  digest bytea not null
+  generation integer not null
+  path text not null
+  profile_id text not null
+  size integer not null
+  updated_at timestamp with time zone not null default now()
+  constraint profile_memory_generation_check CHECK ((generation > 0))
+  constraint profile_memory_path_check CHECK ((path <> ''::text))
+  constraint profile_memory_pkey PRIMARY KEY (profile_id, path)
+  constraint profile_memory_profile_id_fkey FOREIGN KEY (profile_id) REFERENCES profile(id) ON DELETE CASCADE
+  constraint profile_memory_size_check CHECK ((size >= 0))
 )
 
 table queued_prompt (
@@ -154,6 +170,7 @@ table session (
   error_message bytea
   exit_code integer
   handle jsonb
+  host text not null default ''::text
   id text not null
   initial_prompt bytea
   last_command_id integer not null default 0

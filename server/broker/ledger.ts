@@ -17,9 +17,12 @@ export type LedgerDeps = { db: Kysely<Database>; journal: Journal; prices: Price
 /** A booking is tried again for this long while the database is away. */
 const patienceMs = 120_000;
 
+/** A turn's end and a session's wait this long for the bill of their last request. */
+const settleMs = 3_000;
+
 /** Who may spend, and what was spent: from the provider's own answers, in the session's log. */
 export function createLedger(deps: LedgerDeps) {
-  const bookings = new Map<string, Promise<void>>();
+  const bookings = createBookings();
   return {
     findPhantom: (token: string): Promise<PhantomSession | undefined> => findPhantomSession(deps.db, deps.hashToken(token)),
     /** Ends a session at its cap, with a word that people see. */
@@ -31,19 +34,56 @@ export function createLedger(deps: LedgerDeps) {
       });
       deps.poke(session.sessionId);
     },
+    /** A model request begins; whoever calls `settled` waits for `over`. */
+    track: (sessionId: string, over: Promise<void>): void => bookings.track(sessionId, over),
     /** Resolves when the usage is in the log, once. Bookings of one session follow one another. */
-    recordUsage(session: PhantomSession, metered: Metered, request: ModelRequest): Promise<void> {
-      const before = bookings.get(session.sessionId) ?? Promise.resolve();
-      const booking = before.then(() => book(deps, session, metered, request));
-      const settled = booking
-        .catch(() => undefined)
-        .finally(() => {
-          if (bookings.get(session.sessionId) === settled) bookings.delete(session.sessionId);
-        });
-      bookings.set(session.sessionId, settled);
+    recordUsage: (session: PhantomSession, metered: Metered, request: ModelRequest): Promise<void> =>
+      bookings.inTurn(session.sessionId, () => book(deps, session, metered, request)),
+    /** Resolves when every request of the session so far is booked or given up, at the latest after three seconds. */
+    settled: (sessionId: string): Promise<void> => within(settleMs, bookings.of(sessionId)),
+    /** Waits for what is still to be booked. Before the vault and the database close. */
+    close: (): Promise<void> => within(settleMs, bookings.all()),
+  };
+}
+
+function createBookings() {
+  const open = new Map<string, Set<Promise<unknown>>>();
+  const last = new Map<string, Promise<unknown>>();
+  const track = (sessionId: string, work: Promise<unknown>): void => {
+    const mine = open.get(sessionId) ?? new Set();
+    open.set(sessionId, mine.add(work));
+    const done = () => {
+      mine.delete(work);
+      if (mine.size === 0 && open.get(sessionId) === mine) open.delete(sessionId);
+    };
+    work.then(done, done);
+  };
+  return {
+    track,
+    inTurn(sessionId: string, book: () => Promise<void>): Promise<void> {
+      const booking = (last.get(sessionId) ?? Promise.resolve()).then(book);
+      const settled = booking.then(
+        () => undefined,
+        () => undefined,
+      );
+      last.set(sessionId, settled);
+      void settled.then(() => last.get(sessionId) === settled && last.delete(sessionId));
+      track(sessionId, booking);
       return booking;
     },
+    async of(sessionId: string): Promise<void> {
+      await Promise.allSettled(open.get(sessionId) ?? []);
+    },
+    async all(): Promise<void> {
+      await Promise.allSettled([...open.values()].flatMap((set) => [...set]));
+    },
   };
+}
+
+async function within(milliseconds: number, work: Promise<void>): Promise<void> {
+  const timer = new AbortController();
+  await Promise.race([work, sleep(milliseconds, undefined, { signal: timer.signal }).catch(() => undefined)]);
+  timer.abort();
 }
 
 async function book({ journal, prices }: LedgerDeps, { sessionId }: PhantomSession, { model, usage }: Metered, request: ModelRequest): Promise<void> {
@@ -55,10 +95,12 @@ async function book({ journal, prices }: LedgerDeps, { sessionId }: PhantomSessi
   for (;;) {
     try {
       return await journal.change(sessionId, (row) => row ?? gone(sessionId), ({ session, set, append }) => {
-        if (session.state === "ended" || (booked && isSame(session.usage, booked))) return;
+        if (booked && isSame(session.usage, booked)) return;
         booked = sum(session.usage, spent);
         const turns = request.subAgent || !request.counted ? 0 : 1;
         set({ usage: booked, turn_usage: sum(session.turn_usage, spent), model_requests: session.model_requests + turns });
+        // The log of an ended session is closed; what its last request cost still counts.
+        if (session.state === "ended") return;
         append({ case: "usageDelta", value: { model, usage: usageMessage(usage), costUsd: spent.cost_micros / 1e6 } });
       });
     } catch (error) {

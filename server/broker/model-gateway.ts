@@ -1,6 +1,7 @@
 import http, { type IncomingMessage, type ServerResponse } from "node:http";
 import https from "node:https";
-import { pipeline, Transform } from "node:stream";
+import { Transform } from "node:stream";
+import { pipeline } from "node:stream/promises";
 import { isServerUnavailable } from "../db/failures.ts";
 import type { Log } from "../log.ts";
 import { type Cap, capReached, type ModelRequest } from "./caps.ts";
@@ -12,6 +13,9 @@ const allowed = new Set(["/v1/messages", "/v1/messages?beta=true", "/v1/messages
 /** What the agent may say about its request; everything else, above all its idea of who it is, stays here. */
 const passedRequestHeaders = ["anthropic-version", "anthropic-beta", "content-type", "content-length", "user-agent", "accept", "x-app", "anthropic-dangerous-direct-browser-access"];
 const droppedResponseHeaders = new Set(["connection", "keep-alive", "transfer-encoding", "set-cookie", "proxy-authenticate", "upgrade", "trailer"]);
+
+/** A provider that says nothing for this long has forgotten us; long answers without streaming take minutes. */
+const silenceMs = 15 * 60_000;
 
 export type PhantomSession = {
   sessionId: string;
@@ -35,6 +39,8 @@ export type ModelGatewayDeps = {
   /** The owner's provider secret; undefined when none is stored. */
   openCredential(userId: string): Promise<ProviderSecret | undefined>;
   recordUsage(session: PhantomSession, metered: Metered, request: ModelRequest): Promise<void>;
+  /** Told of every request that may cost something; `over` resolves when it is booked or cost nothing. */
+  track(sessionId: string, over: Promise<void>): void;
   /** Ends a session that has used up what it may. */
   endAtCap(session: PhantomSession, cap: Cap): Promise<void>;
   /** The box whose socket a request came through. */
@@ -78,6 +84,8 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
   const credential = await deps.openCredential(session.ownerId);
   // 403 and not 401: the agent retries a 401 for minutes, and no retry helps here.
   if (!credential) return refuse(response, 403, "permission_error", "no Anthropic credential is stored: add one with `carrel auth claude set-key`");
+  const { promise: over, resolve: settle } = Promise.withResolvers<void>();
+  deps.track(session.sessionId, over);
   const upstream = send({
     protocol: deps.baseUrl.protocol,
     hostname: deps.baseUrl.hostname,
@@ -87,10 +95,18 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
     headers: upstreamHeaders(request, credential),
   });
   credential.release();
-  response.on("close", () => upstream.destroy());
-  upstream.on("response", (answer) => passOn(deps, session, { subAgent: isSubAgent(request), counted: request.url?.startsWith("/v1/messages/count_tokens") !== true }, answer, response));
-  pipeline(request, upstream, (error) => {
-    if (!error || response.writableEnded) return;
+  let answered = false;
+  response.on("close", () => {
+    upstream.destroy();
+    if (!answered) settle();
+  });
+  upstream.setTimeout(silenceMs, () => upstream.destroy(new Error("the model provider is silent")));
+  upstream.on("response", (answer) => {
+    answered = true;
+    void passOn(deps, session, { subAgent: isSubAgent(request), counted: request.url?.startsWith("/v1/messages/count_tokens") !== true }, answer, response).finally(settle);
+  });
+  pipeline(request, upstream).catch((error: Error) => {
+    if (response.writableEnded) return;
     deps.log.warn({ session_id: session.sessionId, error: error.message }, "model provider not reached");
     refuse(response, 502, "api_error", "the model provider could not be reached");
   });
@@ -122,7 +138,8 @@ function upstreamHeaders(request: IncomingMessage, { kind, secret }: ProviderSec
   return { ...headers, "anthropic-beta": beta, authorization: `Bearer ${text}` };
 }
 
-function passOn(deps: ModelGatewayDeps, session: PhantomSession, request: ModelRequest, answer: IncomingMessage, response: ServerResponse): void {
+/** Resolves when the answer has gone through, or was cut, and what it cost is booked. */
+async function passOn(deps: ModelGatewayDeps, session: PhantomSession, request: ModelRequest, answer: IncomingMessage, response: ServerResponse): Promise<void> {
   const meter = createUsageMeter(answer.headers["content-type"] ?? "");
   const headers = Object.entries(answer.headers).filter(([name]) => !droppedResponseHeaders.has(name));
   response.writeHead(answer.statusCode ?? 502, Object.fromEntries(headers) as http.OutgoingHttpHeaders);
@@ -133,12 +150,18 @@ function passOn(deps: ModelGatewayDeps, session: PhantomSession, request: ModelR
       done(null, chunk);
     },
   });
-  pipeline(answer, tap, response, (error) => {
-    if (error) deps.log.info({ session_id: session.sessionId, error: error.message }, "model answer cut");
-    const metered = succeeded(answer) ? meter.result() : undefined;
-    if (!metered) return;
-    deps.recordUsage(session, metered, request).catch((cause: Error) => deps.log.error({ session_id: session.sessionId, err: cause }, "usage not recorded"));
-  });
+  try {
+    await pipeline(answer, tap, response);
+  } catch (error) {
+    deps.log.info({ session_id: session.sessionId, error: (error as Error).message }, "model answer cut");
+  }
+  const metered = succeeded(answer) ? meter.result() : undefined;
+  if (!metered) return;
+  try {
+    await deps.recordUsage(session, metered, request);
+  } catch (error) {
+    deps.log.error({ session_id: session.sessionId, err: error }, "usage not recorded");
+  }
 }
 
 function succeeded(answer: IncomingMessage): boolean {

@@ -5,7 +5,10 @@ export type Metered = { model: string; usage: Omit<UsageTally, "cost_micros"> };
 /** Reads the usage out of a provider's answer as it passes by. Holds one line of a stream, or one small JSON body. */
 export type UsageMeter = {
   see(chunk: Uint8Array): void;
-  /** What the answer said, undefined when it said nothing. Right also for an answer that was cut. */
+  /**
+   * What the answer said, undefined when it said nothing. Of an answer that was cut before it told its output tokens, the
+   * pieces that came are counted instead, at least one token each.
+   */
   result(): Metered | undefined;
 };
 
@@ -21,7 +24,9 @@ function streamMeter(): UsageMeter {
   const decoder = new TextDecoder();
   let rest = "";
   let metered: Metered | undefined;
+  let pieces = 0;
   const line = (text: string): void => {
+    if (text.includes('"content_block_delta"')) pieces += 1;
     // Only these two carry usage; the many deltas between them are not parsed.
     if (!text.startsWith("data:") || !(text.includes('"message_start"') || text.includes('"message_delta"'))) return;
     const event = parse(text.slice(5)) as { message?: RawMessage; usage?: RawUsage } | undefined;
@@ -34,7 +39,7 @@ function streamMeter(): UsageMeter {
       if (rest.length > longest) rest = "";
       for (const text of lines) line(text);
     },
-    result: () => metered,
+    result: () => metered && { ...metered, usage: { ...metered.usage, output_tokens: Math.max(metered.usage.output_tokens, pieces) } },
   };
 }
 

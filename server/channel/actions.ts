@@ -51,6 +51,8 @@ export function createChannelActions(deps: ChannelActionsDeps): ChannelActions {
       const interrupted = await deps.journal.change(request.sessionId, alive(user), (change) => {
         if (change.session.turn === 0) return false;
         change.command({ case: "interrupt", value: { turn: change.session.turn } });
+        // Should the runner be lost before it obeys, the turn ends instead of being given to the next one.
+        change.set({ turn_acted: true });
         return true;
       });
       return { interrupted };

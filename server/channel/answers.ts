@@ -4,7 +4,7 @@ import type { AnswerApprovalRequest, AnswerQuestionRequest } from "../../gen/car
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { Change } from "../journal/journal.ts";
-import { openApproval, openQuestion, resolvePause } from "../journal/pauses.ts";
+import { type DecisionInit, openApproval, openQuestion, resolvePause } from "../journal/pauses.ts";
 import { findPause, type PauseRow, type SessionRow } from "../journal/store.ts";
 
 export type AnswerRules = {
@@ -23,18 +23,16 @@ export async function answerApproval(change: Change, request: AnswerApprovalRequ
   const asked = openApproval(change.vault, pause);
   checkEdit(change.session, asked.toolName, request, rules);
   const pattern = request.approved ? keptPattern(request, asked.toolName, asked.toolInput ?? {}, rules) : "";
-  await claim(change, pause, request.approved ? "approved" : "denied", answeredBy);
-  if (pattern && !change.session.session_patterns.includes(pattern)) change.set({ session_patterns: [...change.session.session_patterns, pattern] });
   const message = request.approved ? "" : request.message || defaultDenial;
-  change.command({
-    case: "toolDecision",
-    value: {
-      toolUseId: pause.id,
-      allow: request.approved,
-      message,
-      ...(request.approved && request.updatedInput ? { updatedInput: request.updatedInput } : {}),
-    },
-  });
+  const decision = {
+    toolUseId: pause.id,
+    allow: request.approved,
+    message,
+    ...(request.approved && request.updatedInput ? { updatedInput: request.updatedInput } : {}),
+  };
+  await claim(change, pause, request.approved ? "approved" : "denied", answeredBy, decision);
+  if (pattern && !change.session.session_patterns.includes(pattern)) change.set({ session_patterns: [...change.session.session_patterns, pattern] });
+  change.command({ case: "toolDecision", value: decision });
   const seq = change.append({
     case: "toolApprovalResolved",
     value: {
@@ -55,8 +53,9 @@ export async function answerQuestion(change: Change, request: AnswerQuestionRequ
   const pause = await openPause(change, "question", request.questionId);
   const asked = openQuestion(change.vault, pause);
   const answers = answersByQuestion(asked.questions, request.answers);
-  await claim(change, pause, "approved", answeredBy);
-  change.command({ case: "toolDecision", value: { toolUseId: pause.id, allow: true, updatedInput: { answers } } });
+  const decision = { toolUseId: pause.id, allow: true, updatedInput: { answers } };
+  await claim(change, pause, "approved", answeredBy, decision);
+  change.command({ case: "toolDecision", value: decision });
   const seq = change.append({
     case: "questionResolved",
     value: { questionId: pause.id, outcome: PendingOutcome.APPROVED, answers: request.answers, answeredBy },
@@ -97,8 +96,8 @@ async function openPause(change: Change, kind: PauseRow["kind"], id: string): Pr
   return pause;
 }
 
-async function claim(change: Change, pause: PauseRow, outcome: "approved" | "denied", answeredBy: string): Promise<void> {
-  if (!(await resolvePause(change, pause, outcome, answeredBy))) throw alreadyAnswered(pause);
+async function claim(change: Change, pause: PauseRow, outcome: "approved" | "denied", answeredBy: string, decision: DecisionInit): Promise<void> {
+  if (!(await resolvePause(change, pause, outcome, answeredBy, decision))) throw alreadyAnswered(pause);
 }
 
 function alreadyAnswered(pause: PauseRow) {

@@ -31,7 +31,7 @@ export type ChannelServiceDeps = {
   streamSignal(context: HandlerContext): AbortSignal;
   sessionMessage(row: SessionRow, vault: UserVault): Session;
   listAliveOf(ownerId: string): Promise<SessionRow[]>;
-  findOwned(ownerId: string, sessionId: string): Promise<SessionRow | undefined>;
+  listOwned(ownerId: string, sessionIds: readonly string[]): Promise<SessionRow[]>;
 };
 
 const historyBytes = 4 * 1024 * 1024;
@@ -98,16 +98,23 @@ async function history(reader: JournalReader, session: SessionRow, afterSeq: num
 async function* watchSessions(deps: ChannelServiceDeps, ownerId: string, signal: AbortSignal): AsyncGenerator<WatchSessionsResponse> {
   const changes = deps.changed.subscribe(ownerId);
   const item = (value: NonNullable<MessageInitShape<typeof WatchSessionsResponseSchema>["item"]>) => create(WatchSessionsResponseSchema, { item: value });
+  const shown = new Set<string>();
+  const show = async (row: SessionRow) => {
+    shown.add(row.id);
+    return item({ case: "session", value: deps.sessionMessage(row, await deps.userVault(ownerId)) });
+  };
   try {
-    const show = async (row: SessionRow) => item({ case: "session", value: deps.sessionMessage(row, await deps.userVault(ownerId)) });
     for (const row of await deps.listAliveOf(ownerId)) yield await show(row);
     yield item({ case: "synced", value: { lastSeq: 0 } });
     while (!signal.aborted) {
       await changes.wait(keepAliveMs, signal);
-      const changed = changes.take();
-      for (const sessionId of changed) {
-        const row = await deps.findOwned(ownerId, sessionId);
-        yield row ? await show(row) : item({ case: "deletedSessionId", value: sessionId });
+      // Whatever was shown and is alive no more has ended or is gone: one more look at each tells which.
+      const changed = changes.take() ?? [...shown, ...(await deps.listAliveOf(ownerId)).map(({ id }) => id)];
+      const rows = await deps.listOwned(ownerId, changed);
+      for (const row of rows) yield await show(row);
+      for (const sessionId of new Set(changed).difference(new Set(rows.map(({ id }) => id)))) {
+        shown.delete(sessionId);
+        yield item({ case: "deletedSessionId", value: sessionId });
       }
       if (changed.length === 0 && !signal.aborted) yield item({ case: "keepAlive", value: {} });
     }

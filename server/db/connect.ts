@@ -4,6 +4,7 @@ import pg from "pg";
 import type { Database } from "./database.ts";
 import { isServerUnavailable } from "./failures.ts";
 import type { DatabaseLog } from "./log.ts";
+import { createStatementNames, withPreparedStatements } from "./prepared.ts";
 
 /** Where the database is: a postgres:// URL, or pg's own settings. */
 export type DatabaseAddress = string | pg.PoolConfig;
@@ -45,9 +46,10 @@ export function connectDatabase(options: ConnectOptions): DatabaseConnection {
   pool.on("connect", (client) => client.on("error", report));
   pool.on("error", (error) => log.debug({ error: error.message }, "idle database connection removed"));
 
+  const nameOf = createStatementNames();
   const connect = async (): Promise<pg.PoolClient> => {
     try {
-      return await pool.connect();
+      return withPreparedStatements(await pool.connect(), nameOf);
     } catch (error) {
       if (isServerUnavailable(error)) report(error as Error);
       throw error;

@@ -1,6 +1,7 @@
 import type { CredentialTable } from "../credentials/store.ts";
 import type { JournalTables } from "../journal/tables.ts";
 import type { RateLimitTable } from "../limits/store.ts";
+import type { ProfileMemoryTable } from "../memory/store.ts";
 import type { ProfileTables } from "../profiles/store.ts";
 import type { AppUserTable } from "../registration/store.ts";
 import type { RequestIdTable } from "../sessions/request-ids.ts";
@@ -12,6 +13,7 @@ export type Database = VaultTables &
   ProfileTables & {
     app_user: AppUserTable;
     credential: CredentialTable;
+    profile_memory: ProfileMemoryTable;
     rate_limit: RateLimitTable;
     request_id: RequestIdTable;
   };

@@ -16,10 +16,11 @@ const PASSING: Record<string, PassingFailure> = {
   "40001": conflict, // serialization_failure
   "40P01": conflict, // deadlock_detected
   "55P03": conflict, // lock_not_available: lock_timeout passed
-  "53300": busy, // too_many_connections
+  "53": busy, // out of disk, memory or connections
   "57P03": busy, // cannot_connect_now: starting up or recovering
   "08": lost, // connection exceptions
   "25P03": lost, // idle_in_transaction_session_timeout
+  "57014": busy, // query_canceled: statement_timeout passed
   "57P01": lost, // admin_shutdown
   "57P02": lost, // crash_shutdown
   "57P05": lost, // idle_session_timeout
@@ -36,7 +37,9 @@ const LOST_MESSAGES = /^(Connection terminated|Client has encountered a connecti
 /** Undefined for everything that would fail again, and for what is no database failure at all. */
 export function passingFailure(error: unknown): PassingFailure | undefined {
   if (!(error instanceof Error)) return undefined;
-  const { code } = error as { code?: unknown };
+  const { code, syscall } = error as { code?: unknown; syscall?: unknown };
+  // Files are missing too; only a socket that is not there is a database that is away.
+  if (code === "ENOENT" && syscall !== "connect") return undefined;
   if (typeof code === "string") return PASSING[code] ?? (code.length === 5 ? PASSING[code.slice(0, 2)] : undefined);
   return LOST_MESSAGES.test(error.message) ? lost : undefined;
 }

@@ -57,7 +57,7 @@ function requestBody(method: DescMethod, { flat, variables }: Binding, schemas: 
 function parameters(method: DescMethod, binding: Binding, schemas: SchemaMaker): Schema[] {
   return method.input.fields.flatMap((field): Schema[] => {
     const inPath = binding.variables.includes(field.name);
-    if (!inPath && (binding.hasBody || field.message)) return [];
+    if (!inPath && ((binding.hasBody && !binding.flat) || field.message)) return [];
     return [{ name: field.name, in: inPath ? "path" : "query", required: inPath, schema: schemas.field(field, false) }];
   });
 }

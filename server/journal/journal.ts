@@ -70,7 +70,7 @@ export function createJournal(deps: JournalDeps): Journal {
       published() {
         deps.feeds.publish(row.id, draft.published());
         if (draft.commands.length > 0) deps.onCommands(row.id);
-        if (draft.changed()) deps.notify(row.id, row.owner_id);
+        if (draft.isVisible()) deps.notify(row.id, row.owner_id);
       },
     };
   };
@@ -125,7 +125,7 @@ function openDraft(tx: Transaction<Database>, { locked_at, ...before }: LockedSe
     if (set) await updateSession(tx, session.id, set);
   };
   const published = () => events.map((event, index) => ({ event, bytes: sizes[index] ?? 0 }));
-  return { change, commands, write, published, changed: () => difference(before, session) !== undefined };
+  return { change, commands, write, published, isVisible: () => events.length > 0 || commands.length > 0 || before.name !== session.name || before.desired !== session.desired };
 }
 
 function sealCommand(vault: UserVault, sessionId: string, command: Command): Uint8Array {

@@ -1,6 +1,7 @@
 // Approvals and questions: durable pauses of the agent for a person. Asked once, answered once.
 import { hash } from "node:crypto";
-import { create, fromBinary, type JsonObject, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, type JsonObject, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { ToolDecisionSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
 import {
   type Approval,
   ApprovalSchema,
@@ -11,7 +12,7 @@ import {
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Change } from "./journal.ts";
 import { openBytes, sealBytes } from "./seal.ts";
-import { closePause, insertPause, listOpenPauses, type PauseRow } from "./store.ts";
+import { closePause, findPause, insertPause, listOpenPauses, type PauseRow } from "./store.ts";
 
 export type PauseOutcome = "approved" | "denied" | "interrupted" | "superseded" | "ended";
 
@@ -23,30 +24,51 @@ const outcomes: Record<PauseOutcome, PendingOutcome> = {
   ended: PendingOutcome.ENDED,
 };
 
+/** What a runner is told about a call. */
+export type DecisionInit = MessageInitShape<typeof ToolDecisionSchema>;
+
 export type AskedCall = { toolUseId: string; toolName: string; input: JsonObject; parentToolUseId: string };
 
 /** Asks a person whether a call may run. */
 export async function askApproval(change: Change, call: AskedCall): Promise<void> {
-  const approval = create(ApprovalSchema, {
-    toolUseId: call.toolUseId,
-    toolName: call.toolName,
-    toolInput: call.input,
-    inputHash: inputHash(call.input),
-    parentToolUseId: call.parentToolUseId,
-  });
+  const approval = approvalOf(call);
   const seq = change.append({ case: "toolApprovalRequest", value: approval });
-  await insert(change, "approval", call.toolUseId, seq, toBinary(ApprovalSchema, approval), approval.inputHash);
+  await insert(change, { kind: "approval", id: call.toolUseId, seq, request: toBinary(ApprovalSchema, approval) });
 }
 
 /** Asks a person the agent's question. */
-export async function askQuestion(change: Change, question: Question, input: JsonObject): Promise<void> {
+export async function askQuestion(change: Change, question: Question): Promise<void> {
   const seq = change.append({ case: "askUserQuestion", value: question });
-  await insert(change, "question", question.questionId, seq, toBinary(QuestionSchema, question), inputHash(input));
+  await insert(change, { kind: "question", id: question.questionId, seq, request: toBinary(QuestionSchema, question) });
 }
 
-/** Closes one pause; false when somebody was first. */
-export async function resolvePause(change: Change, pause: PauseRow, outcome: PauseOutcome, answeredBy: string | null): Promise<boolean> {
-  if (!(await closePause(change.tx, pause.session_id, pause.id, outcome, answeredBy))) return false;
+/** Keeps a refusal that no person was asked about, so that asking again gets the same answer and no second notice. */
+export async function keepDenial(change: Change, call: AskedCall, seq: number, decision: DecisionInit): Promise<void> {
+  const request = toBinary(ApprovalSchema, approvalOf(call));
+  await insert(change, { kind: "approval", id: call.toolUseId, seq, request, decision });
+}
+
+export type Standing = "open" | "none" | DecisionInit;
+
+/**
+ * How a call that was asked about before stands; undefined for one that was not. An answer is for the input it was asked
+ * about and no other: the same call with another input is refused.
+ */
+export async function standingOf(change: Change, call: AskedCall, question: Question | undefined): Promise<Standing | undefined> {
+  const pause = await findPause(change.tx, change.session.id, call.toolUseId);
+  if (!pause) return undefined;
+  const asked = question ? toBinary(QuestionSchema, question) : toBinary(ApprovalSchema, approvalOf(call));
+  const stored = openBytes(change.vault, pause.session_id, `pause/${pause.id}`, pause.request);
+  if (!Buffer.from(asked).equals(stored)) return { toolUseId: call.toolUseId, allow: false, message: "This call was asked about before with another input." };
+  if (pause.outcome === null) return "open";
+  if (!pause.decision) return "none";
+  return fromBinary(ToolDecisionSchema, openBytes(change.vault, pause.session_id, `pause/${pause.id}/decision`, pause.decision));
+}
+
+/** Closes one pause, with what the runner is told where somebody decided; false when somebody was first. */
+export async function resolvePause(change: Change, pause: PauseRow, outcome: PauseOutcome, answeredBy: string | null, decision?: DecisionInit): Promise<boolean> {
+  const sealed = decision ? sealDecision(change, pause.id, decision) : null;
+  if (!(await closePause(change.tx, pause.session_id, pause.id, { outcome, answeredBy, decision: sealed }))) return false;
   change.set({ pending_count: change.session.pending_count - 1 });
   return true;
 }
@@ -69,7 +91,9 @@ export function openQuestion(vault: UserVault, pause: PauseRow): Question {
   return fromBinary(QuestionSchema, openBytes(vault, pause.session_id, `pause/${pause.id}`, pause.request));
 }
 
-async function insert(change: Change, kind: "approval" | "question", id: string, seq: number, request: Uint8Array, hashOfInput: string): Promise<void> {
+type NewPause = { kind: PauseRow["kind"]; id: string; seq: number; request: Uint8Array; decision?: DecisionInit };
+
+async function insert(change: Change, { kind, id, seq, request, decision }: NewPause): Promise<void> {
   const { session, tx, vault } = change;
   await insertPause(tx, {
     session_id: session.id,
@@ -78,14 +102,24 @@ async function insert(change: Change, kind: "approval" | "question", id: string,
     epoch: session.epoch,
     seq,
     request: sealBytes(vault, session.id, `pause/${id}`, request),
-    input_hash: hashOfInput,
-    outcome: null,
+    outcome: decision ? "denied" : null,
+    decision: decision ? sealDecision(change, id, decision) : null,
     answered_by: null,
   });
-  change.set({ pending_count: session.pending_count + 1 });
+  if (!decision) change.set({ pending_count: session.pending_count + 1 });
 }
 
-/** An answer is for this input and no other. Key order is part of it: the agent's own bytes are hashed. */
-export function inputHash(input: JsonObject): string {
-  return hash("sha256", JSON.stringify(input), "hex");
+function sealDecision({ vault, session }: Change, pauseId: string, decision: DecisionInit): Uint8Array {
+  return sealBytes(vault, session.id, `pause/${pauseId}/decision`, toBinary(ToolDecisionSchema, create(ToolDecisionSchema, decision)));
+}
+
+function approvalOf(call: AskedCall): Approval {
+  return create(ApprovalSchema, {
+    toolUseId: call.toolUseId,
+    toolName: call.toolName,
+    toolInput: call.input,
+    // Key order is part of it: the agent's own bytes are hashed.
+    inputHash: hash("sha256", JSON.stringify(call.input), "hex"),
+    parentToolUseId: call.parentToolUseId,
+  });
 }

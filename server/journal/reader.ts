@@ -75,6 +75,7 @@ async function* follow(
   const watermark = session.last_seq;
   let cursor = afterSeq;
   let synced = false;
+  let ended = session.state === "ended";
   // Whether the table may hold what the ring does not: at the start, after another process rang, and once in a while
   // in case its bell was missed.
   let behind = true;
@@ -93,13 +94,15 @@ async function* follow(
       if (event.payload?.kind.case === "sessionEnd") return;
     }
     if (events.length > 0) continue;
-    if (session.state === "ended") return;
+    if (ended) return;
     behind = false;
     const deltas = subscription.takeDeltas();
     if (includeDeltas) for (const delta of deltas) yield item({ case: "delta", value: delta });
     if (deltas.length > 0) continue;
     if ((await subscription.wait(keepAliveMs)) === "timeout") {
       behind = true;
+      // Also finds that the session is gone: then the one answer for what is not there ends the stream.
+      ended = (await source.session(session.owner_id, session.id)).state === "ended";
       yield item({ case: "keepAlive", value: {} });
     } else behind = subscription.takeStale();
   }

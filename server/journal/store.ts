@@ -93,11 +93,13 @@ export async function listOpenPauses(db: Kysely<Database>, sessionId: string): P
   return db.selectFrom("pause").selectAll().where("session_id", "=", sessionId).where("outcome", "is", null).orderBy("seq").execute();
 }
 
+export type PauseClosing = { outcome: string; answeredBy: string | null; decision: Uint8Array | null };
+
 /** Closes one open pause; false when somebody was first. */
-export async function closePause(tx: Transaction<Database>, sessionId: string, id: string, outcome: string, answeredBy: string | null): Promise<boolean> {
+export async function closePause(tx: Transaction<Database>, sessionId: string, id: string, { outcome, answeredBy, decision }: PauseClosing): Promise<boolean> {
   const result = await tx
     .updateTable("pause")
-    .set({ outcome, answered_by: answeredBy })
+    .set({ outcome, answered_by: answeredBy, decision })
     .where("session_id", "=", sessionId)
     .where("id", "=", id)
     .where("outcome", "is", null)

@@ -66,6 +66,8 @@ export type SessionTable = {
   ttl_seconds: number | null;
   /** When its lifetime is over; null while nothing limits it. */
   ends_at: Date | null;
+  /** The installation that looks after it. */
+  host: Generated<string>;
   /** Model round trips of the agent itself, without its sub-agents'. */
   model_requests: Generated<number>;
   initial_prompt: NullableBytes;
@@ -106,8 +108,9 @@ export type PauseTable = {
   epoch: number;
   seq: number;
   request: Bytes;
-  input_hash: string;
   outcome: string | null;
+  /** The sealed decision the runner was given; null while open, and where nobody decided. */
+  decision: NullableBytes;
   answered_by: string | null;
   created_at: Generated<Date>;
 };

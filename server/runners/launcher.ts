@@ -1,5 +1,7 @@
-import { mkdir, rm } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import type { SandboxDriver, SandboxHandle, SandboxLimits } from "../sandbox/driver.ts";
 import type { RunnerListener } from "./listener.ts";
 
@@ -44,6 +46,8 @@ export type Launcher = {
   adopt(box: string): Promise<void>;
   /** Removes socket, workspace, home and log of a box. */
   removeFiles(box: string): Promise<void>;
+  /** Boxes that have files here. */
+  listFiles(): Promise<string[]>;
   /** Sandboxes of this installation that are alive. */
   list(): Promise<{ box: string; run: number; handle: SandboxHandle }[]>;
   logPath(box: string): string;
@@ -99,8 +103,11 @@ export function createLauncher(options: LauncherOptions): Launcher {
     },
     async removeFiles(box) {
       await listener.close(box);
-      await rm(runtime(box), { recursive: true, force: true });
-      await rm(lasting(box), { recursive: true, force: true });
+      for (const directory of [runtime(box), lasting(box)]) await removeTree(directory);
+    },
+    async listFiles() {
+      const found = await Promise.all([options.runtimeDirectory, join(options.dataDirectory, "sandboxes")].map(namesIn));
+      return [...new Set(found.flat())].filter((name) => name.startsWith("box_"));
     },
     async list() {
       const handles = await driver.list();
@@ -109,6 +116,27 @@ export function createLauncher(options: LauncherOptions): Launcher {
         .map((handle) => ({ box: handle.labels["box"] ?? "", run: Number(handle.labels["run"]), handle }));
     },
   };
+}
+
+/** The agent owned these files and may have closed directories to everybody. */
+async function removeTree(directory: string): Promise<void> {
+  try {
+    await rm(directory, { recursive: true, force: true });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EACCES") throw error;
+    // Does not follow links while it walks.
+    await promisify(execFile)("chmod", ["-R", "u+rwX", "--", directory]);
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+async function namesIn(directory: string): Promise<string[]> {
+  try {
+    return await readdir(directory);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw error;
+  }
 }
 
 function writableMounts(runtime: string, lasting: string) {

@@ -11,6 +11,9 @@ export type RunnerListener = {
   readonly size: number;
 };
 
+/** The runner needs one, its agent a handful at once; a sandbox that wants more only keeps itself waiting. */
+const connectionsPerBox = 64;
+
 /** @param accept takes over a connected socket of a box. */
 export function createRunnerListener(accept: (socket: net.Socket, box: string) => void, log: Log): RunnerListener {
   const servers = new Map<string, { server: net.Server; sockets: Set<net.Socket> }>();
@@ -33,6 +36,7 @@ export function createRunnerListener(accept: (socket: net.Socket, box: string) =
         socket.on("error", (error) => log.debug({ box, error: error.message }, "sandbox socket failed"));
         accept(socket, box);
       });
+      server.maxConnections = connectionsPerBox;
       servers.set(box, { server, sockets });
       // A socket file of an earlier process answers nobody; the sandbox sees the new one through the directory it was given.
       await rm(path, { force: true });

@@ -12,6 +12,8 @@ import { databaseNow, findByBox, listDue } from "./store.ts";
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   db: Kysely<Database>;
   log: Log;
+  /** The installation: a sandbox is on one machine, so its session is that machine's to look after. */
+  host: string;
   /** Time a runner has to leave by itself before it is killed. */
   endGraceMs: number;
   /** Restarts allowed within the window before a lost session is given up. */
@@ -31,6 +33,8 @@ export type Reconciler = {
   stop(): Promise<void>;
 };
 
+/** A session whose steps keep failing is tried again this often at the least. */
+const mostPauseMs = 30_000;
 /** A look this late means that this process did not run for a while. */
 const blindMs = 5_000;
 
@@ -60,8 +64,7 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
 
   const look = async (sessionId: string): Promise<boolean> => {
     const session = await findSession(options.db, sessionId);
-    if (!session || session.state === "ended") return false;
-    if (session.handle) watchExit(sessionId, session.handle);
+    if (!session || session.state === "ended" || session.host !== options.host) return false;
     const step = nextStep(await observe(options, session, seeingSince), options);
     if (step === "wait") return false;
     options.log.info({ session_id: sessionId, step, state: session.state, epoch: session.epoch }, "session step");
@@ -73,7 +76,7 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
     // Who was suspended, or had no database for a heartbeat to be recorded in, has no right to call anybody late.
     if (performance.now() - lastLook > options.intervalMs + blindMs) seeingSince = performance.now();
     try {
-      for (const { id } of await listDue(options.db)) queue.add(id);
+      for (const { id } of await listDue(options.db, options.host)) queue.add(id);
     } catch (error) {
       seeingSince = performance.now();
       options.log.warn({ err: error }, "reconciler could not read the sessions");
@@ -107,21 +110,28 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
   function createQueue(signal: AbortSignal, work: (sessionId: string) => Promise<boolean>) {
     const busy = new Map<string, Promise<void>>();
     const again = new Set<string>();
+    const failed = new Map<string, { times: number; notBefore: number }>();
     const run = async (sessionId: string): Promise<void> => {
       do {
         again.delete(sessionId);
         try {
           if (await work(sessionId)) again.add(sessionId);
+          failed.delete(sessionId);
         } catch (error) {
           // The next look starts afresh: nothing is decided from a step that failed.
           if (error instanceof SessionMoved) options.log.debug({ session_id: sessionId }, "session step overtaken");
-          else options.log.warn({ session_id: sessionId, err: error }, "session step failed");
+          else {
+            const times = (failed.get(sessionId)?.times ?? 0) + 1;
+            failed.set(sessionId, { times, notBefore: performance.now() + Math.min(mostPauseMs, 250 * 2 ** times) });
+            again.delete(sessionId);
+            options.log.warn({ session_id: sessionId, err: error, times }, "session step failed");
+          }
         }
       } while (again.has(sessionId) && !signal.aborted);
     };
     return {
       add(sessionId: string): void {
-        if (signal.aborted) return;
+        if (signal.aborted || (failed.get(sessionId)?.notBefore ?? 0) > performance.now()) return;
         if (busy.has(sessionId)) again.add(sessionId);
         else busy.set(sessionId, run(sessionId).finally(() => busy.delete(sessionId)));
       },
@@ -147,22 +157,32 @@ async function observe(options: ReconcilerOptions, session: SessionRow, seeingSi
   };
 }
 
-/** Sandboxes of sessions that want them are taken back; the others are destroyed: the store wins. */
+/** Sandboxes of sessions that want them are taken back; the others are destroyed, and files of nobody removed: the store wins. */
 async function adoptSandboxes(options: ReconcilerOptions, deps: StepDeps): Promise<void> {
-  for (const { box, run, handle } of await options.launcher.list()) {
-    const session = await findByBox(options.db, box);
-    // A sandbox that stood by has run 0 and serves the first epoch.
-    if (session && session.state !== "ended" && session.epoch === Math.max(run, 1)) {
-      await options.launcher.adopt(box);
-      await keepHandle(deps, session.id, session.epoch, handle);
-      options.log.info({ session_id: session.id, epoch: session.epoch }, "sandbox taken back");
-    } else {
-      await options.launcher.destroy(handle);
-      if (!session) await options.launcher.removeFiles(box);
-      options.log.info({ box }, "orphaned sandbox destroyed");
-    }
+  for (const sandbox of await options.launcher.list()) {
+    // One that cannot be dealt with keeps none of the others from coming back.
+    await adopt(options, deps, sandbox).catch((error: Error) => options.log.error({ err: error, box: sandbox.box }, "sandbox not taken back"));
   }
-  for (const { id } of await listDue(options.db)) await giveUpHalfStart(options, id);
+  for (const box of await options.launcher.listFiles()) {
+    const session = await findByBox(options.db, box);
+    if (!session || session.state === "ended") await options.launcher.removeFiles(box);
+  }
+  for (const { id } of await listDue(options.db, options.host)) await giveUpHalfStart(options, id);
+}
+
+type Sandbox = Awaited<ReturnType<ReconcilerOptions["launcher"]["list"]>>[number];
+
+async function adopt(options: ReconcilerOptions, deps: StepDeps, { box, run, handle }: Sandbox): Promise<void> {
+  const session = await findByBox(options.db, box);
+  // A sandbox that stood by has run 0 and serves the first epoch.
+  if (session && session.state !== "ended" && session.epoch === Math.max(run, 1)) {
+    await options.launcher.adopt(box);
+    await keepHandle(deps, session.id, session.epoch, handle);
+    options.log.info({ session_id: session.id, epoch: session.epoch }, "sandbox taken back");
+  } else {
+    await options.launcher.destroy(handle);
+    options.log.info({ box }, "orphaned sandbox destroyed");
+  }
 }
 
 /** A start without a sandbox died with the process that made it; nobody has to wait for its deadline. */

@@ -26,6 +26,8 @@ export type RunnerServer = {
 
 const peekTimeoutMs = 10_000;
 const messageBytes = 4 * 1024 * 1024;
+/** A manifest holds a whole memory bank, which may be 5 MiB. */
+const answerBytes = 8 * 1024 * 1024;
 
 /** What sandboxes talk to: the runner's own service over HTTP/2, the agent's model requests over HTTP/1.1. No port, only sockets. */
 export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
@@ -41,12 +43,12 @@ export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
     routes: options.routes,
     interceptors: options.interceptors,
     readMaxBytes: messageBytes,
-    writeMaxBytes: messageBytes,
+    writeMaxBytes: answerBytes,
     shutdownSignal: shutdown.signal,
     contextValues: (request) => createContextValues().set(socketBoxKey, boxOf(request)),
   });
-  const models = http.createServer({ requestTimeout: 0, keepAliveTimeout: 300_000 }, (request, response) => options.onModelRequest(request, response));
-  const runners = http2.createServer({ maxSessionMemory: 64 }, (request, response) => rpc(request, response));
+  const models = http.createServer({ requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 300_000 }, (request, response) => options.onModelRequest(request, response));
+  const runners = http2.createServer({ maxSessionMemory: 32, settings: { maxConcurrentStreams: 100 } }, (request, response) => rpc(request, response));
   runners.on("session", (session) => {
     if (accepting !== undefined) boxOfHttp2.set(session, accepting);
     session.on("error", (error) => options.log.debug({ error: error.message }, "runner connection failed"));

@@ -1,7 +1,7 @@
-import { create, fromBinary, type JsonObject, type MessageInitShape } from "@bufbuild/protobuf";
+import { create, fromBinary, type JsonObject } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { Kysely } from "kysely";
-import { CommandSchema, type ToolDecisionSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
+import { CommandSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
 import { type AppendEventsRequest, type RunnerService, WatchCommandsResponseSchema } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import type { Database } from "../db/database.ts";
@@ -9,13 +9,14 @@ import { refusal } from "../errors.ts";
 import type { Feeds } from "../journal/feed.ts";
 import type { Change, Journal } from "../journal/journal.ts";
 import { openSettings } from "../journal/pinned.ts";
-import { askApproval, askQuestion } from "../journal/pauses.ts";
+import { askApproval, type AskedCall, askQuestion, type DecisionInit, keepDenial, standingOf } from "../journal/pauses.ts";
 import { openBytes } from "../journal/seal.ts";
-import { deleteCommands, findPause, listCommands, type SessionRow } from "../journal/store.ts";
+import { deleteCommands, listCommands, type SessionRow } from "../journal/store.ts";
 import { finishTurn, startNextTurn } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Bells } from "./bells.ts";
-import { fenced, type Lease, requireLease, underLease } from "./leases.ts";
+import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./leases.ts";
+import { createMemorySync, type SessionMemory } from "./memory.ts";
 import { alreadyCommitted, isAct, isReportable, questionOf } from "./rules.ts";
 import { findByAttachHash, findCommandState } from "./store.ts";
 import { mcpForRunner } from "./mcp-servers.ts";
@@ -34,32 +35,34 @@ export type RunnerServiceDeps = {
   /** Waits until a sandbox that stands by is given to a session; false for every other token. */
   assigned(attachToken: string, signal: AbortSignal): Promise<boolean>;
   decide(session: SessionRow, toolName: string, input: JsonObject): Verdict;
+  memory: SessionMemory;
   /** The runner left by itself. */
   onDetached(lease: Lease, exit: { reason: string; exitCode: number }): Promise<void>;
+  /** Resolves when every model request of the session that has been answered is booked, or after a while. */
+  settled(sessionId: string): Promise<void>;
   staleMs: number;
   /** The platform's maximum of running time. */
   maxSessionMs: number;
   heartbeatMs: number;
 };
 
-type DecisionInit = MessageInitShape<typeof ToolDecisionSchema>;
-
 const keepAliveMs = 10_000;
 const questionTool = "AskUserQuestion";
 
 /** The server's side of the sandbox channel. */
 export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof RunnerService> {
+  const syncMemory = createMemorySync(deps.memory);
   return {
     async attach({ attachToken }, context) {
       await deps.assigned(attachToken, context.signal);
-      return attach(deps, attachToken);
+      return attach(deps, attachToken, context.values.get(socketBoxKey));
     },
     async *watchCommands(request, context) {
       const lease = requireLease(context, request);
       let cursor = request.afterCommandId;
       while (!context.signal.aborted) {
         const session = await findCommandState(deps.db, lease.sessionId);
-        if (session?.epoch !== lease.epoch) throw fenced();
+        if (session?.epoch !== lease.epoch || session.state === "ended") throw fenced();
         const rung = deps.commandBells.wait(lease.sessionId, keepAliveMs, context.signal);
         const rows = session.last_command_id > cursor ? await listCommands(deps.db, lease.sessionId, cursor) : [];
         const vault = await deps.userVault(session.owner_id);
@@ -73,8 +76,10 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
         yield create(WatchCommandsResponseSchema, { item: { case: "keepAlive", value: {} } });
       }
     },
-    appendEvents(request, context) {
+    async appendEvents(request, context) {
       const lease = requireLease(context, request);
+      // A turn is billed before it ends.
+      if (request.events.some(({ payload }) => payload?.kind.case === "result")) await deps.settled(lease.sessionId);
       return deps.journal.change(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
     },
     async pushDeltas(requests, context) {
@@ -93,6 +98,10 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
       );
       return decision ? { decision } : { pending: true };
     },
+    syncMemory(request, context) {
+      const lease = requireLease(context, request);
+      return deps.journal.change(lease.sessionId, underLease(lease), (change) => syncMemory(change, request.changes));
+    },
     async detach(request, context) {
       const lease = requireLease(context, request);
       await deps.onDetached(lease, { reason: request.reason, exitCode: request.exitCode });
@@ -101,7 +110,7 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
   };
 }
 
-async function attach(deps: RunnerServiceDeps, attachToken: string) {
+async function attach(deps: RunnerServiceDeps, attachToken: string, socketBox: string | undefined) {
   const hash = deps.hashToken(attachToken);
   const found = await findByAttachHash(deps.db, hash);
   if (!found) throw fenced();
@@ -109,7 +118,8 @@ async function attach(deps: RunnerServiceDeps, attachToken: string) {
   return deps.journal.change(
     found.id,
     (session) => {
-      if (!session?.attach_hash?.equals(hash) || session.desired === "end") throw fenced();
+      if (!session?.attach_hash?.equals(hash) || session.state !== "starting" || session.desired === "end") throw fenced();
+      if (socketBox !== undefined && socketBox !== session.box) throw fenced();
       return session;
     },
     async (change) => {
@@ -137,6 +147,7 @@ async function attach(deps: RunnerServiceDeps, attachToken: string) {
           environment,
           mcpServers: mcpForRunner(mcpServers),
           egress: change.session.allowed_hosts.length > 0,
+          memory: await deps.memory.read(change.tx, change.vault, change.session),
         },
       };
     },
@@ -176,27 +187,27 @@ async function finishOrIgnore(change: Change, result: { success: boolean; subtyp
   change.append({ case: "system", value: { subtype: "result_outside_turn", message: result.summary } }, origin);
 }
 
-type Call = { toolUseId: string; toolName: string; input: JsonObject; parentToolUseId: string };
-
 /** The decision on a call, or undefined when a person was asked: then it comes as a command. */
-async function decideTool(deps: RunnerServiceDeps, change: Change, call: Call): Promise<DecisionInit | undefined> {
-  if (await findPause(change.tx, change.session.id, call.toolUseId)) return undefined;
+async function decideTool(deps: RunnerServiceDeps, change: Change, call: AskedCall): Promise<DecisionInit | undefined> {
+  const question = call.toolName === questionTool ? questionOf(call.toolUseId, call.input) : undefined;
+  const standing = await standingOf(change, call, question);
+  if (standing === "open") return undefined;
+  if (standing === "none") return { toolUseId: call.toolUseId, allow: false, message: "Nobody answered this call." };
+  if (standing) return standing;
   const verdict = deps.decide(change.session, call.toolName, call.input);
-  switch (verdict.behavior) {
-    case "allow":
-      if (call.toolName === questionTool) break;
-      return { toolUseId: call.toolUseId, allow: true };
-    case "deny":
-      change.append({ case: "system", value: { subtype: "permission_denied", message: verdict.message, details: { tool_use_id: call.toolUseId, tool_name: call.toolName } } });
-      return { toolUseId: call.toolUseId, allow: false, message: verdict.message };
-    case "ask":
-      if (call.toolName === questionTool) break;
-      await askApproval(change, call);
-      return undefined;
-  }
+  if (verdict.behavior === "deny") return deny(change, call, verdict.message);
   // A question is for a person whatever the rules allow.
-  await askQuestion(change, questionOf(call.toolUseId, call.input), call.input);
+  if (question) await askQuestion(change, question);
+  else if (verdict.behavior === "allow") return { toolUseId: call.toolUseId, allow: true };
+  else await askApproval(change, call);
   return undefined;
+}
+
+async function deny(change: Change, call: AskedCall, message: string): Promise<DecisionInit> {
+  const decision = { toolUseId: call.toolUseId, allow: false, message };
+  const seq = change.append({ case: "system", value: { subtype: "permission_denied", message, details: { tool_use_id: call.toolUseId, tool_name: call.toolName } } });
+  await keepDenial(change, call, seq, decision);
+  return decision;
 }
 
 /** The runner's clock, unless it cannot be right: within a day of the database's. */

@@ -46,8 +46,13 @@ export function createStandby({ launcher, log, size }: StandbyOptions): Standby 
     const [box, attachToken, phantomToken] = [newId("box"), newToken("attach"), newToken("phantom")];
     const assignment = Promise.withResolvers<boolean>();
     assignments.set(attachToken, assignment);
-    const handle = await launcher.launch(box, 0, { attachToken, phantomToken, resume: "", model: "", planMode: false });
-    waiting.push({
+    const boot = { attachToken, phantomToken, resume: "", model: "", planMode: false };
+    const handle = await launcher.launch(box, 0, boot).catch(async (error: unknown) => {
+      assignments.delete(attachToken);
+      await launcher.removeFiles(box);
+      throw error;
+    });
+    const ready: Ready = {
       box,
       handle,
       attachToken,
@@ -56,7 +61,22 @@ export function createStandby({ launcher, log, size }: StandbyOptions): Standby 
         assignments.delete(attachToken);
         assignment.resolve(true);
       },
-    });
+    };
+    waiting.push(ready);
+    void launcher.wait(handle, closing.signal).then(
+      () => discard(ready),
+      (error: Error) => closing.signal.aborted || log.warn({ err: error }, "waiting for a standby sandbox failed"),
+    );
+  };
+  /** One that died while it stood by is nobody's; another takes its place. */
+  const discard = async (ready: Ready): Promise<void> => {
+    const index = waiting.indexOf(ready);
+    if (index < 0) return;
+    waiting.splice(index, 1);
+    assignments.delete(ready.attachToken);
+    await launcher.destroy(ready.handle);
+    await launcher.removeFiles(ready.box);
+    refill(retryDelayMs);
   };
   const fill = async (delayMs: number): Promise<void> => {
     await sleep(delayMs, undefined, { signal: closing.signal }).catch(() => undefined);

@@ -1,6 +1,6 @@
 // The steps of the reconciler. Each reads nothing but the row it is given and writes under that row's lock; a step that
 // was overtaken refuses and the next look decides anew.
-import { readFile } from "node:fs/promises";
+import { open } from "node:fs/promises";
 import { newId } from "../ids.ts";
 import { requestEnd } from "../journal/ends.ts";
 import type { Change, Guard, Journal } from "../journal/journal.ts";
@@ -23,6 +23,8 @@ export type StepDeps = {
   restartWindowMs: number;
   /** Told of every sandbox that now belongs to a session. */
   onStarted(sessionId: string, handle: SandboxHandle): void;
+  /** Resolves when every model request of the session that has been answered is booked, or after a while. */
+  settled(sessionId: string): Promise<void>;
 };
 
 type TakeStep = (deps: StepDeps, session: SessionRow) => Promise<void>;
@@ -66,23 +68,43 @@ async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
     });
   ready?.assign();
   const boot = { attachToken, phantomToken, resume: session.sdk_session_id ?? "", model: session.model, planMode: session.permission_mode === "plan" };
-  await keepHandle(deps, session.id, epoch, ready?.handle ?? (await deps.launcher.launch(box, epoch, boot)));
+  const handle = ready?.handle ?? (await deps.launcher.launch(box, epoch, boot).catch((error: unknown) => failStart(deps, session.id, epoch, error)));
+  await keepHandle(deps, session.id, epoch, handle);
+}
+
+/** A start that has failed is not waited for. */
+async function failStart(deps: StepDeps, sessionId: string, epoch: number, error: unknown): Promise<never> {
+  await deps.journal.change(sessionId, present, (change) => {
+    if (change.session.epoch === epoch && change.session.state === "starting") change.set({ lease_until: change.now });
+  });
+  throw error;
 }
 
 /** Ties a sandbox to its session; one that its session no longer wants is ended again at once. */
 export async function keepHandle(deps: StepDeps, sessionId: string, epoch: number, handle: SandboxHandle): Promise<void> {
-  const kept = await deps.journal.change(sessionId, present, (change) => {
-    if (change.session.epoch !== epoch || change.session.state === "ended") return false;
-    change.set({ handle });
-    return true;
-  });
+  const kept = await deps.journal
+    .change(sessionId, present, (change) => {
+      if (change.session.epoch !== epoch || change.session.state === "ended") return false;
+      change.set({ handle });
+      return true;
+    })
+    .catch(async (error: unknown) => {
+      await deps.launcher.destroy(handle);
+      throw error;
+    });
   if (kept) deps.onStarted(sessionId, handle);
   else await deps.launcher.destroy(handle);
 }
 
+/** Everything that runs over a box, whether or not its session knows of it: a start may have died before it was written down. */
+async function destroySandboxes(deps: StepDeps, session: SessionRow): Promise<void> {
+  if (session.handle) await deps.launcher.destroy(session.handle);
+  for (const { box, handle } of await deps.launcher.list()) if (box === session.box) await deps.launcher.destroy(handle);
+}
+
 /** Ends the old sandbox first: two runners over one workspace are never alive together. */
 async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
-  if (session.handle) await deps.launcher.destroy(session.handle);
+  await destroySandboxes(deps, session);
   await deps.journal.change(session.id, unmoved(session), async (change) => {
     const { now, session: row } = change;
     const fresh = row.restarts_since === null || now.getTime() - row.restarts_since.getTime() >= deps.restartWindowMs;
@@ -91,6 +113,7 @@ async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
       state: "requested",
       state_since: now,
       handle: null,
+      attach_hash: null,
       lease_hash: null,
       phantom_hash: null,
       restarts: fresh ? 1 : row.restarts + 1,
@@ -122,9 +145,12 @@ async function askToEnd(deps: StepDeps, session: SessionRow): Promise<void> {
 
 async function end(deps: StepDeps, session: SessionRow): Promise<void> {
   const exitCode = session.handle ? await deps.launcher.exitCode(session.handle) : null;
-  if (session.handle) await deps.launcher.destroy(session.handle);
-  if (session.box) await deps.launcher.removeFiles(session.box);
+  await destroySandboxes(deps, session);
+  // Nothing may take up a model request again before its bill is in.
+  await deps.settled(session.id);
   await deps.journal.change(session.id, unmoved(session), (change) => finalize(change, session.exit_code ?? exitCode));
+  // The session has ended whether or not its files can be removed at once; what stays is swept at the next start.
+  if (session.box) await deps.launcher.removeFiles(session.box);
 }
 
 async function finalize(change: Change, exitCode: number | null): Promise<void> {
@@ -157,10 +183,14 @@ async function wishEnd(deps: StepDeps, session: SessionRow, reason: EndReasonWor
   await deps.journal.change(session.id, unmoved(session), (change) => requestEnd(change, reason, tail ? `${message}\n${tail}` : message));
 }
 
-/** The last lines a sandbox printed; empty where there is no log yet. */
+/** The last lines a sandbox printed; empty where there is no log yet. The log is untrusted and may be of any size. */
 async function lastOutput(path: string): Promise<string> {
   try {
-    return (await readFile(path, "utf8")).split("\n").slice(-20).join("\n").trim().slice(-4000);
+    await using file = await open(path);
+    const { size } = await file.stat();
+    const length = Math.min(size, 4_000);
+    const { buffer } = await file.read({ buffer: Buffer.alloc(length), position: size - length });
+    return buffer.toString("utf8").split("\n").slice(-20).join("\n").trim();
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
     throw error;

@@ -12,11 +12,12 @@ export async function findByLeaseHash(db: Kysely<Database>, leaseHash: Uint8Arra
 }
 
 /** Sessions that may need a step: on their way somewhere, wanted elsewhere, or without a living lease. */
-export async function listDue(db: Kysely<Database>): Promise<{ id: string }[]> {
+export async function listDue(db: Kysely<Database>, host: string): Promise<{ id: string }[]> {
   return db
     .selectFrom("session")
     .select("id")
     .where("state", "<>", "ended")
+    .where("host", "=", host)
     .where((e) => e.or([e("state", "<>", "running"), e("desired", "=", "end"), e("lease_until", "<", sql<Date>`clock_timestamp()`), e("ends_at", "<", sql<Date>`clock_timestamp()`)]))
     .orderBy("id")
     .execute();
@@ -34,6 +35,6 @@ export async function findByBox(db: Kysely<Database>, box: string): Promise<Sess
 }
 
 /** What a follower of commands needs to know of the session. */
-export async function findCommandState(db: Kysely<Database>, sessionId: string): Promise<Pick<SessionRow, "epoch" | "owner_id" | "last_command_id"> | undefined> {
-  return db.selectFrom("session").select(["epoch", "owner_id", "last_command_id"]).where("id", "=", sessionId).executeTakeFirst();
+export async function findCommandState(db: Kysely<Database>, sessionId: string): Promise<Pick<SessionRow, "epoch" | "owner_id" | "last_command_id" | "state"> | undefined> {
+  return db.selectFrom("session").select(["epoch", "owner_id", "last_command_id", "state"]).where("id", "=", sessionId).executeTakeFirst();
 }

@@ -39,6 +39,8 @@ export type SessionServiceDeps = {
   /** Tells the readers of session lists. */
   announce(ownerId: string, sessionId: string): void;
   concurrentSessions: number;
+  /** The installation that will look after new sessions. */
+  host: string;
   limitCreate(tx: Transaction<Database>, userId: string): Promise<void>;
   place: Place;
 };
@@ -97,7 +99,7 @@ async function createSession(deps: SessionServiceDeps, request: CreateSessionReq
       await lockOwner(tx, ownerId);
       await admit(deps, tx, ownerId);
       await deps.limitCreate(tx, ownerId);
-      const row = await insertSession(tx, newSession(request, effective, ownerId, vault));
+      const row = await insertSession(tx, newSession(request, effective, ownerId, vault, deps.host));
       const made = await deps.journal.changeWithin(tx, row, async (change) => {
         if (request.initialPrompt) await acceptPrompt(change, request.initialPrompt, "");
         return change.session;
@@ -126,7 +128,7 @@ async function admit(deps: SessionServiceDeps, tx: Transaction<Database>, ownerI
 
 type Effective = { profileId: string; settings: ProfileSettings };
 
-function newSession(request: CreateSessionRequest, { profileId, settings }: Effective, ownerId: string, vault: UserVault) {
+function newSession(request: CreateSessionRequest, { profileId, settings }: Effective, ownerId: string, vault: UserVault, host: string) {
   const id = newId("ses");
   const { environment: _environment, mcpServers: _mcpServers, ...plain } = settings;
   return {
@@ -134,6 +136,7 @@ function newSession(request: CreateSessionRequest, { profileId, settings }: Effe
     id,
     ownerId,
     profileId,
+    host,
     name: request.name.trim(),
     initialPrompt: request.initialPrompt ? sealText(vault, id, "initial_prompt", request.initialPrompt) : null,
     settings: sealSettings(vault, id, settings),

@@ -31,6 +31,7 @@ export type NewSession = {
   deniedTools: string[];
   initialPrompt: Uint8Array | null;
   profileId: string;
+  host: string;
   settings: Uint8Array | null;
   allowedHosts: string[];
   maxTurns: number | null;
@@ -55,6 +56,7 @@ export async function insertSession(tx: Transaction<Database>, session: NewSessi
       denied_tools: session.deniedTools,
       initial_prompt: session.initialPrompt,
       profile_id: session.profileId,
+      host: session.host,
       settings: session.settings,
       allowed_hosts: session.allowedHosts,
       max_turns: session.maxTurns,
@@ -83,6 +85,12 @@ export async function listSessions(db: Kysely<Database>, ownerId: string, status
 
 export async function listAliveOf(db: Kysely<Database>, ownerId: string): Promise<SessionRow[]> {
   return db.selectFrom("session").selectAll().where("owner_id", "=", ownerId).where("state", "<>", "ended").orderBy("id").execute();
+}
+
+/** Those of the named sessions that are there and the owner's. */
+export async function listOwned(db: Kysely<Database>, ownerId: string, ids: readonly string[]): Promise<SessionRow[]> {
+  if (ids.length === 0) return [];
+  return db.selectFrom("session").selectAll().where("owner_id", "=", ownerId).where("id", "in", [...new Set(ids)]).orderBy("id").execute();
 }
 
 /** Removes an ended session with everything of it; false when there is none that has ended. */

@@ -11,6 +11,7 @@ import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
 import { destroySandboxes } from "../support/sandboxes.ts";
+import { unlimited } from "../support/unlimited.ts";
 import { watch } from "../support/watcher.ts";
 
 const reasonOf = (error: unknown) => ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason;
@@ -37,7 +38,7 @@ describe("many callers at once, through the real server", () => {
   beforeAll(async () => {
     // The agent is a program that leaves at once: nothing here needs one, and ten would take a minute to start. Few
     // connections, so that work which waits for a second one while it holds a first would be seen.
-    installation = await createInstallation({ CARREL_STANDBY_SANDBOXES: "0", CARREL_CLAUDE_PATH: "/usr/bin/true", CARREL_DATABASE_POOL: "3" });
+    installation = await createInstallation({ ...unlimited, CARREL_LIMIT_CONCURRENT_SESSIONS: "10", CARREL_STANDBY_SANDBOXES: "0", CARREL_CLAUDE_PATH: "/usr/bin/true", CARREL_DATABASE_POOL: "3" });
     app = await startApp(installation);
   });
   afterAll(async () => {

@@ -89,6 +89,7 @@ export async function createHarness() {
           ...plainSettings,
           profileId: "",
           settings: null,
+          host: "test",
           id,
           ownerId: userId,
           name: "",
@@ -132,7 +133,7 @@ export async function createHarness() {
             questionId,
             questions: [{ question: "Which colour?", header: "Colour", options: [{ label: "blue" }] }],
           });
-          return askQuestion(change, question, {});
+          return askQuestion(change, question);
         },
       ),
 

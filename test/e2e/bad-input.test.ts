@@ -15,6 +15,7 @@ import { createInstallation, type Installation, startApp } from "../support/carr
 import { openSession, type Person, signUp } from "../support/person.ts";
 import { destroySandboxes } from "../support/sandboxes.ts";
 import { makeTemporaryDirectory, removeDirectory } from "../support/temporary.ts";
+import { unlimited } from "../support/unlimited.ts";
 import { watch } from "../support/watcher.ts";
 
 let installation: Installation;
@@ -25,7 +26,7 @@ let before: Record<string, string>;
 
 beforeAll(async () => {
   // A session that lives, and whose row does not move by itself while nothing is asked of it.
-  installation = await createInstallation({ CARREL_STANDBY_SANDBOXES: "0", CARREL_HEARTBEAT_MS: "600000", CARREL_HEARTBEAT_STALE_MS: "3600000" });
+  installation = await createInstallation({ ...unlimited, CARREL_STANDBY_SANDBOXES: "0", CARREL_HEARTBEAT_MS: "600000", CARREL_HEARTBEAT_STALE_MS: "3600000" });
   app = await startApp(installation);
   person = await signUp(installation, app.url, "bad@example.com");
   sessionId = await openSession(person, { initialPrompt: "[[text hello]]" });

@@ -45,12 +45,12 @@ test("Ctrl+C interrupts the real agent first and leaves second", { timeout: 60_0
   for (const stream of [chat.stdout, chat.stderr]) stream.setEncoding("utf8").on("data", (text: string) => (seen += text));
   const until = async (text: string) => expect.poll(() => seen, { timeout: 20_000, interval: 20 }).toContain(text);
 
-  chat.stdin.write('[[tool Bash {"command":"tail -f /dev/null"}]]\n');
+  chat.stdin.write(`[[tool Bash {"command":"perl -e 'sleep 600'"}]]\n`);
   await until("approved Bash");
   chat.kill("SIGINT");
   await until("result interrupted");
   seen = "";
-  chat.stdin.write('[[tool Bash {"command":"tail -f /dev/null"}]]\n');
+  chat.stdin.write(`[[tool Bash {"command":"perl -e 'sleep 600'"}]]\n`);
   await until("approved Bash");
   chat.kill("SIGINT");
   // Two signals at once would be one.

@@ -10,6 +10,7 @@ import { keepServer, type Keeper } from "../support/keeper.ts";
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
 import { destroySandboxes, leftovers } from "../support/sandboxes.ts";
+import { unlimited } from "../support/unlimited.ts";
 import { ofKind, watch } from "../support/watcher.ts";
 
 /** 100 is what the acceptance run asks for. */
@@ -21,7 +22,7 @@ let ada: Person;
 let bob: Person;
 
 beforeAll(async () => {
-  installation = await createInstallation({ CARREL_STANDBY_SANDBOXES: "0" });
+  installation = await createInstallation({ ...unlimited, CARREL_STANDBY_SANDBOXES: "0" });
   keeper = await keepServer(installation);
   ada = await signUp(installation, keeper.url, "ada@example.com");
   bob = await signUp(installation, keeper.url, "bob@example.com");

@@ -7,6 +7,7 @@ import type { App } from "../../server/app.ts";
 import { createInstallation, type Installation, plantedKey, startApp } from "../support/carrel.ts";
 import { clientsWith, openSession, type Person, signUp } from "../support/person.ts";
 import { destroySandboxes, placesOf, processOf } from "../support/sandboxes.ts";
+import { unlimited } from "../support/unlimited.ts";
 import { ofKind, watch, type Watcher } from "../support/watcher.ts";
 
 const victimKey = "sk-ant-victim-0ddba11c0ffee";
@@ -25,7 +26,7 @@ let approvals = 0;
 let stolenLease: string | undefined;
 
 beforeAll(async () => {
-  installation = await createInstallation({ CARREL_STANDBY_SANDBOXES: "0" });
+  installation = await createInstallation({ ...unlimited, CARREL_STANDBY_SANDBOXES: "0" });
   app = await startApp(installation);
   mallory = await signUp(installation, app.url, "mallory@example.com");
   victim = await signUp(installation, app.url, "victim@example.com", victimKey);
@@ -197,6 +198,8 @@ test("from inside, nothing is reached but the model, by its two paths and with t
   // What arrived at the provider: only the two paths, with the key, and never a token of ours.
   const arrived = installation.model.requests().slice(asked);
   expect(arrived.length).toBeGreaterThan(0);
+  // The other session is idle: a request with its owner's key would be one that its token had opened from here.
+  expect(new Set(arrived.map(({ headers }) => headers["x-api-key"]))).toEqual(new Set([plantedKey]));
   for (const request of installation.model.requests()) {
     expect(request.path).toMatch(/^\/v1\/messages(\/count_tokens)?(\?beta=true)?$/);
     expect([plantedKey, victimKey]).toContain(request.headers["x-api-key"]);

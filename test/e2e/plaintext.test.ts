@@ -9,6 +9,7 @@ import { type Person, signUp } from "../support/person.ts";
 import { findBelow, findIn } from "../support/plaintext.ts";
 import { silentLog } from "../support/postgres-server.ts";
 import { destroySandboxes, placesOf, processOf } from "../support/sandboxes.ts";
+import { unlimited } from "../support/unlimited.ts";
 import { ofKind, watch } from "../support/watcher.ts";
 
 const marks = {
@@ -28,7 +29,7 @@ let person: Person;
 let database: DatabaseConnection;
 
 beforeAll(async () => {
-  installation = await createInstallation({ DATABASE_URL: "", CARREL_LOG_LEVEL: "debug" });
+  installation = await createInstallation({ ...unlimited, DATABASE_URL: "", CARREL_LOG_LEVEL: "debug" });
   keeper = await keepServer(installation);
   person = await signUp(installation, keeper.url, "plain@example.com");
   database = connectDatabase({ connection: { host: join(placesOf(installation).run, "pg"), port: 5432, user: "carrel", database: "carrel" }, poolSize: 1, log: silentLog() });

@@ -6,6 +6,7 @@ import { keepServer, type Keeper } from "../support/keeper.ts";
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
 import { destroySandboxes, isRunning, processOf } from "../support/sandboxes.ts";
+import { unlimited } from "../support/unlimited.ts";
 import { ofKind, watch, type Watcher } from "../support/watcher.ts";
 
 let installation: Installation;
@@ -14,7 +15,7 @@ let person: Person;
 let watcher: Watcher | undefined;
 
 beforeAll(async () => {
-  installation = await createInstallation({ CARREL_DRAIN_MS: "2000", CARREL_LIMIT_CONCURRENT_SESSIONS: "40" });
+  installation = await createInstallation({ ...unlimited, CARREL_DRAIN_MS: "2000" });
   keeper = await keepServer(installation);
   person = await signUp(installation, keeper.url, "faults@example.com");
 });

@@ -6,6 +6,7 @@ import { createInstallation, type Installation, startApp } from "../support/carr
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
 import { destroySandboxes, firstProcesses, isRunning, processesOf, processOf, signalFamily } from "../support/sandboxes.ts";
+import { unlimited } from "../support/unlimited.ts";
 import { ofKind, watch, type Watcher } from "../support/watcher.ts";
 
 const staleMs = 3_000;
@@ -18,11 +19,11 @@ let watcher: Watcher;
 
 beforeAll(async () => {
   installation = await createInstallation({
+    ...unlimited,
     CARREL_HEARTBEAT_MS: "400",
     CARREL_HEARTBEAT_STALE_MS: String(staleMs),
     CARREL_STARTUP_TIMEOUT_MS: "5000",
     CARREL_STANDBY_SANDBOXES: "0",
-    CARREL_LIMIT_CONCURRENT_SESSIONS: "40",
   });
   app = await startApp(installation);
   person = await signUp(installation, app.url, "runner@example.com");
@@ -101,8 +102,10 @@ test("a runner killed while a tool runs: the turn is said to be interrupted and 
 test("a runner killed before anything of the turn had happened: the prompt is repeated, and answered once", async () => {
   const sessionId = await open();
   await turn(sessionId, "[[text one]]");
+  const asked = installation.model.requests().length;
   await prompt(sessionId, "[[pause 1500]] [[text only-once]]");
-  await sleep(600);
+  // At once when the model is asked: a heartbeat later the runner would have said that it has the prompt.
+  while (installation.model.requests().length === asked) await sleep(5);
   await kill(sessionId, "runner");
   await watcher.until((event) => event.payload?.kind.case === "result" && event.turn !== watcher.events[0]?.turn && ofKind(watcher.events, "result").length === 2);
   expect(notices()).toEqual([]);

@@ -3,6 +3,7 @@ import { hash } from "node:crypto";
 import { create } from "@bufbuild/protobuf";
 import { type Client, createClient, createRouterTransport } from "@connectrpc/connect";
 import { createValidateInterceptor } from "@connectrpc/validate";
+import type { Manifest } from "../../gen/carrel/runner/v1/manifest_pb.ts";
 import { RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { AnswerApprovalRequestSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { answerApproval } from "../../server/channel/answers.ts";
@@ -11,6 +12,7 @@ import { createFeeds } from "../../server/journal/feed.ts";
 import { createJournal } from "../../server/journal/journal.ts";
 import { createJournalReader } from "../../server/journal/reader.ts";
 import { acceptPrompt } from "../../server/journal/turns.ts";
+import { applyToBank, readBank } from "../../server/memory/sessions.ts";
 import { plainSettings } from "../../server/profiles/settings.ts";
 import { insertUser } from "../../server/registration/store.ts";
 import { createBells } from "../../server/runners/bells.ts";
@@ -24,7 +26,7 @@ import { createVaultStore } from "../../server/vault/store.ts";
 import { createVault } from "../../server/vault/vault.ts";
 import type { TestDatabase } from "./postgres.ts";
 
-export type Runner = { client: Client<typeof RunnerService>; sessionId: string; epoch: number };
+export type Runner = { client: Client<typeof RunnerService>; sessionId: string; epoch: number; manifest: Manifest | undefined };
 export type JournalCore = Awaited<ReturnType<typeof createJournalCore>>;
 
 export async function createJournalCore({ db }: TestDatabase) {
@@ -44,6 +46,7 @@ export async function createJournalCore({ db }: TestDatabase) {
     db, journal, feeds, commandBells, hashToken, userVault,
     assigned: async () => false,
     decide: () => ({ behavior: "ask" }),
+    memory: { read: readBank, apply: applyToBank },
     onDetached: async (lease) => {
       await journal.change(lease.sessionId, underLease(lease), () => undefined);
       detached.push(lease.sessionId);
@@ -51,6 +54,7 @@ export async function createJournalCore({ db }: TestDatabase) {
     staleMs: 45_000,
     heartbeatMs: 10_000,
     maxSessionMs: 86_400_000,
+    settled: () => Promise.resolve(),
   });
   /** What a runner with this bearer would call through. */
   const clientWith = (bearer: () => string): Client<typeof RunnerService> =>
@@ -73,7 +77,7 @@ export async function createJournalCore({ db }: TestDatabase) {
     ownerId, journal, feeds, reader, detached, clientWith,
     async openSession(): Promise<string> {
       const id = newId("ses");
-      const none = { ...plainSettings, name: "", profileId: "", settings: null, initialPrompt: null };
+      const none = { ...plainSettings, name: "", profileId: "", settings: null, host: "test", initialPrompt: null };
       await db.transaction().execute(async (tx) => insertSession(tx, { id, ownerId, ...none }));
       return id;
     },
@@ -83,9 +87,9 @@ export async function createJournalCore({ db }: TestDatabase) {
       await db.updateTable("session").set((e) => ({ epoch: e("epoch", "+", 1), state: "starting", attach_hash: Buffer.from(hashToken(attachToken)), lease_hash: null })).where("id", "=", sessionId).execute();
       let lease = "";
       const client = clientWith(() => lease);
-      const { leaseToken, epoch } = await client.attach({ attachToken });
+      const { leaseToken, epoch, manifest } = await client.attach({ attachToken });
       lease = leaseToken;
-      return { client, sessionId, epoch };
+      return { client, sessionId, epoch, manifest };
     },
     answer: (sessionId: string, toolUseId: string, approved: boolean) =>
       journal.change(sessionId, (row) => row!, (change) => answerApproval(change, create(AnswerApprovalRequestSchema, { sessionId, toolUseId, approved }), "somebody", { derive: () => undefined, matches: () => false, verdict: () => ({ behavior: "ask" }) })),

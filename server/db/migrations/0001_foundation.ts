@@ -134,8 +134,8 @@ async function createSessionParts(db: Kysely<unknown>): Promise<void> {
     epoch integer not null,
     seq integer not null,
     request bytea not null,
-    input_hash text not null,
     outcome text,
+    decision bytea,
     answered_by text,
     created_at timestamptz not null default now(),
     primary key (session_id, id)

@@ -11,5 +11,6 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     add column one_shot boolean not null default false,
     add column ttl_seconds integer,
     add column ends_at timestamptz,
-    add column model_requests integer not null default 0`.execute(db);
+    add column model_requests integer not null default 0,
+    add column host text not null default ''`.execute(db);
 }

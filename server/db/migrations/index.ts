@@ -9,10 +9,12 @@ import * as foundation from "./0001_foundation.ts";
 import * as profiles from "./0002_profiles.ts";
 import * as rateLimits from "./0003_rate_limits.ts";
 import * as sessionSettings from "./0004_session_settings.ts";
+import * as profileMemory from "./0005_profile_memory.ts";
 
 export const migrations: Record<string, Migration> = {
   "0001_foundation": foundation,
   "0002_profiles": profiles,
   "0003_rate_limits": rateLimits,
   "0004_session_settings": sessionSettings,
+  "0005_profile_memory": profileMemory,
 };

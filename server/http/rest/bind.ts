@@ -19,7 +19,8 @@ export function createBinder(method: DescMethodUnary, binding: Binding, readerOf
   const reader = readerOf(method.input);
   const fillBody = binding.flat ? createFlatFiller(method.input, binding.flat, readerOf) : reader.fill;
   const inPath = binding.variables.map((name) => parameterOf(method, name));
-  const inQuery = new Map(binding.hasBody ? [] : queryParameters(method, binding));
+  // A body of one field leaves the others to the query; a whole body leaves nothing.
+  const inQuery = new Map(binding.hasBody && !binding.flat ? [] : queryParameters(method, binding));
   return (raw) => {
     const problems = noProblems();
     const message = create(method.input);
@@ -29,7 +30,7 @@ export function createBinder(method: DescMethodUnary, binding: Binding, readerOf
       given.set(parameter.name, value);
       reader.fields.get(parameter.name)?.set(message, value, parameter.name, problems);
     });
-    if (raw.query !== "") bindQuery(raw.query, inQuery, reader, message, problems);
+    if (raw.query !== "") bindQuery(raw.query, inQuery, reader, message, problems, given);
     bindBody(raw.body, binding, fillBody, message, problems, given);
     refuseProblems(problems);
     return message;
@@ -59,7 +60,7 @@ function simpleScalar(field: DescField): { scalar: ScalarType | undefined; repea
   return undefined;
 }
 
-function bindQuery(query: string, parameters: ReadonlyMap<string, Parameter>, reader: MessageReader, message: Message, problems: Problems): void {
+function bindQuery(query: string, parameters: ReadonlyMap<string, Parameter>, reader: MessageReader, message: Message, problems: Problems, given: Map<string, JsonValue>): void {
   const values = new Map<Parameter, JsonValue[]>();
   for (const pair of query.split("&")) {
     if (pair === "") continue;
@@ -78,7 +79,9 @@ function bindQuery(query: string, parameters: ReadonlyMap<string, Parameter>, re
   for (const [{ name, repeated }, list] of values) {
     if (!repeated && list.length > 1) problems.invalid.push({ field: name, message: "given more than once" });
     const value = repeated ? list : list[0];
-    if (value !== undefined) reader.fields.get(name)?.set(message, value, name, problems);
+    if (value === undefined) continue;
+    given.set(name, value);
+    reader.fields.get(name)?.set(message, value, name, problems);
   }
 }
 

@@ -4,6 +4,8 @@
 
 import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { MemoryFile } from "./memory_pb.ts";
+import { file_carrel_runner_v1_memory } from "./memory_pb.ts";
 import type { McpServer } from "../../v1/mcp_server_pb.ts";
 import { file_carrel_v1_mcp_server } from "../../v1/mcp_server_pb.ts";
 import type { Message } from "@bufbuild/protobuf";
@@ -12,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file carrel/runner/v1/manifest.proto.
  */
 export const file_carrel_runner_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jYXJyZWwvcnVubmVyL3YxL21hbmlmZXN0LnByb3RvEhBjYXJyZWwucnVubmVyLnYxItcCCghNYW5pZmVzdBINCgVtb2RlbBgBIAEoCRIUCgxoZWFydGJlYXRfbXMYAiABKAUSEQoJcGxhbl9tb2RlGAMgASgIEkUKC2Vudmlyb25tZW50GAQgAygLMisuY2FycmVsLnJ1bm5lci52MS5NYW5pZmVzdC5FbnZpcm9ubWVudEVudHJ5QgOAAQESPwoLbWNwX3NlcnZlcnMYBSADKAsyKi5jYXJyZWwucnVubmVyLnYxLk1hbmlmZXN0Lk1jcFNlcnZlcnNFbnRyeRIOCgZlZ3Jlc3MYBiABKAgaMgoQRW52aXJvbm1lbnRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGkcKD01jcFNlcnZlcnNFbnRyeRILCgNrZXkYASABKAkSIwoFdmFsdWUYAiABKAsyFC5jYXJyZWwudjEuTWNwU2VydmVyOgI4AWIGcHJvdG8z", [file_carrel_v1_mcp_server]);
+  fileDesc("Ch9jYXJyZWwvcnVubmVyL3YxL21hbmlmZXN0LnByb3RvEhBjYXJyZWwucnVubmVyLnYxIoUDCghNYW5pZmVzdBINCgVtb2RlbBgBIAEoCRIUCgxoZWFydGJlYXRfbXMYAiABKAUSEQoJcGxhbl9tb2RlGAMgASgIEkUKC2Vudmlyb25tZW50GAQgAygLMisuY2FycmVsLnJ1bm5lci52MS5NYW5pZmVzdC5FbnZpcm9ubWVudEVudHJ5QgOAAQESPwoLbWNwX3NlcnZlcnMYBSADKAsyKi5jYXJyZWwucnVubmVyLnYxLk1hbmlmZXN0Lk1jcFNlcnZlcnNFbnRyeRIOCgZlZ3Jlc3MYBiABKAgSLAoGbWVtb3J5GAcgAygLMhwuY2FycmVsLnJ1bm5lci52MS5NZW1vcnlGaWxlGjIKEEVudmlyb25tZW50RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARpHCg9NY3BTZXJ2ZXJzRW50cnkSCwoDa2V5GAEgASgJEiMKBXZhbHVlGAIgASgLMhQuY2FycmVsLnYxLk1jcFNlcnZlcjoCOAFiBnByb3RvMw", [file_carrel_runner_v1_memory, file_carrel_v1_mcp_server]);
 
 /**
  * A Manifest is what a runner is given at Attach: what it could not know when
@@ -65,6 +67,14 @@ export type Manifest = Message<"carrel.runner.v1.Manifest"> & {
    * @generated from field: bool egress = 6;
    */
   egress: boolean;
+
+  /**
+   * The memory bank of its Profile: all that `.memory` holds when the agent
+   * is given its first prompt.
+   *
+   * @generated from field: repeated carrel.runner.v1.MemoryFile memory = 7;
+   */
+  memory: MemoryFile[];
 };
 
 /**

@@ -12,6 +12,8 @@ import type { Command, ToolDecision } from "./command_pb.ts";
 import { file_carrel_runner_v1_command } from "./command_pb.ts";
 import type { Manifest } from "./manifest_pb.ts";
 import { file_carrel_runner_v1_manifest } from "./manifest_pb.ts";
+import type { MemoryChange, MemoryRefusal } from "./memory_pb.ts";
+import { file_carrel_runner_v1_memory } from "./memory_pb.ts";
 import type { Delta, EventPayload } from "../../v1/event_pb.ts";
 import { file_carrel_v1_event } from "../../v1/event_pb.ts";
 import { file_carrel_v1_options } from "../../v1/options_pb.ts";
@@ -22,7 +24,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file carrel/runner/v1/runner_service.proto.
  */
 export const file_carrel_runner_v1_runner_service: GenFile = /*@__PURE__*/
-  fileDesc("CiVjYXJyZWwvcnVubmVyL3YxL3J1bm5lcl9zZXJ2aWNlLnByb3RvEhBjYXJyZWwucnVubmVyLnYxIjQKDUF0dGFjaFJlcXVlc3QSIwoMYXR0YWNoX3Rva2VuGAEgASgJQg2AAQG6SAdyBRABGMgBInsKDkF0dGFjaFJlc3BvbnNlEhgKC2xlYXNlX3Rva2VuGAEgASgJQgOAAQESEgoKc2Vzc2lvbl9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBRIsCghtYW5pZmVzdBgEIAEoCzIaLmNhcnJlbC5ydW5uZXIudjEuTWFuaWZlc3QiZQoUV2F0Y2hDb21tYW5kc1JlcXVlc3QSGwoKc2Vzc2lvbl9pZBgBIAEoCUIHukgEcgIYZBINCgVlcG9jaBgCIAEoBRIhChBhZnRlcl9jb21tYW5kX2lkGAMgASgFQge6SAQaAigAIoABChVXYXRjaENvbW1hbmRzUmVzcG9uc2USLAoHY29tbWFuZBgBIAEoCzIZLmNhcnJlbC5ydW5uZXIudjEuQ29tbWFuZEgAEjEKCmtlZXBfYWxpdmUYAiABKAsyGy5jYXJyZWwucnVubmVyLnYxLktlZXBBbGl2ZUgAQgYKBGl0ZW0iCwoJS2VlcEFsaXZlIsEBChNBcHBlbmRFdmVudHNSZXF1ZXN0EhsKCnNlc3Npb25faWQYASABKAlCB7pIBHICGGQSDQoFZXBvY2gYAiABKAUSIQoQZmlyc3RfcnVubmVyX3NlcRgDIAEoBUIHukgEGgIoABI4CgZldmVudHMYBCADKAsyHS5jYXJyZWwucnVubmVyLnYxLlJ1bm5lckV2ZW50Qgm6SAaSAQMQ9AMSIQoQYWNrZWRfY29tbWFuZF9pZBgFIAEoBUIHukgEGgIoACJOCgtSdW5uZXJFdmVudBIVCg1jcmVhdGVkX2F0X21zGAEgASgBEigKB3BheWxvYWQYAiABKAsyFy5jYXJyZWwudjEuRXZlbnRQYXlsb2FkIkEKFEFwcGVuZEV2ZW50c1Jlc3BvbnNlEhcKD2xhc3RfcnVubmVyX3NlcRgBIAEoBRIQCghsYXN0X3NlcRgCIAEoBSJsChFQdXNoRGVsdGFzUmVxdWVzdBIbCgpzZXNzaW9uX2lkGAEgASgJQge6SARyAhhkEg0KBWVwb2NoGAIgASgFEisKBmRlbHRhcxgDIAMoCzIQLmNhcnJlbC52MS5EZWx0YUIJukgGkgEDEPQDIhQKElB1c2hEZWx0YXNSZXNwb25zZSLdAQoRRGVjaWRlVG9vbFJlcXVlc3QSGwoKc2Vzc2lvbl9pZBgBIAEoCUIHukgEcgIYZBINCgVlcG9jaBgCIAEoBRIvCgt0b29sX3VzZV9pZBgDIAEoCUIaukgXchUQARjIATIOXltceDIxLVx4N2VdKyQSHQoJdG9vbF9uYW1lGAQgASgJQgq6SAdyBRABGMgBEiYKBWlucHV0GAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIkChJwYXJlbnRfdG9vbF91c2VfaWQYBiABKAlCCLpIBXIDGMgBIlcKEkRlY2lkZVRvb2xSZXNwb25zZRIwCghkZWNpc2lvbhgBIAEoCzIeLmNhcnJlbC5ydW5uZXIudjEuVG9vbERlY2lzaW9uEg8KB3BlbmRpbmcYAiABKAgiaAoNRGV0YWNoUmVxdWVzdBIbCgpzZXNzaW9uX2lkGAEgASgJQge6SARyAhhkEg0KBWVwb2NoGAIgASgFEhgKBnJlYXNvbhgDIAEoCUIIukgFcgMY0A8SEQoJZXhpdF9jb2RlGAQgASgFIhAKDkRldGFjaFJlc3BvbnNlMvAECg1SdW5uZXJTZXJ2aWNlEloKBkF0dGFjaBIfLmNhcnJlbC5ydW5uZXIudjEuQXR0YWNoUmVxdWVzdBogLmNhcnJlbC5ydW5uZXIudjEuQXR0YWNoUmVzcG9uc2UiDZACAIq1GAYIBRACGAESbwoNV2F0Y2hDb21tYW5kcxImLmNhcnJlbC5ydW5uZXIudjEuV2F0Y2hDb21tYW5kc1JlcXVlc3QaJy5jYXJyZWwucnVubmVyLnYxLldhdGNoQ29tbWFuZHNSZXNwb25zZSILkAIBirUYBAgFEAEwARJqCgxBcHBlbmRFdmVudHMSJS5jYXJyZWwucnVubmVyLnYxLkFwcGVuZEV2ZW50c1JlcXVlc3QaJi5jYXJyZWwucnVubmVyLnYxLkFwcGVuZEV2ZW50c1Jlc3BvbnNlIguQAgKKtRgECAUQAxJmCgpQdXNoRGVsdGFzEiMuY2FycmVsLnJ1bm5lci52MS5QdXNoRGVsdGFzUmVxdWVzdBokLmNhcnJlbC5ydW5uZXIudjEuUHVzaERlbHRhc1Jlc3BvbnNlIguQAgCKtRgECAUQAygBEmQKCkRlY2lkZVRvb2wSIy5jYXJyZWwucnVubmVyLnYxLkRlY2lkZVRvb2xSZXF1ZXN0GiQuY2FycmVsLnJ1bm5lci52MS5EZWNpZGVUb29sUmVzcG9uc2UiC5ACAoq1GAQIBRADElgKBkRldGFjaBIfLmNhcnJlbC5ydW5uZXIudjEuRGV0YWNoUmVxdWVzdBogLmNhcnJlbC5ydW5uZXIudjEuRGV0YWNoUmVzcG9uc2UiC5ACAoq1GAQIBRAEYgZwcm90bzM", [file_buf_validate_validate, file_carrel_runner_v1_command, file_carrel_runner_v1_manifest, file_carrel_v1_event, file_carrel_v1_options, file_google_protobuf_struct]);
+  fileDesc("CiVjYXJyZWwvcnVubmVyL3YxL3J1bm5lcl9zZXJ2aWNlLnByb3RvEhBjYXJyZWwucnVubmVyLnYxIjQKDUF0dGFjaFJlcXVlc3QSIwoMYXR0YWNoX3Rva2VuGAEgASgJQg2AAQG6SAdyBRABGMgBInsKDkF0dGFjaFJlc3BvbnNlEhgKC2xlYXNlX3Rva2VuGAEgASgJQgOAAQESEgoKc2Vzc2lvbl9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBRIsCghtYW5pZmVzdBgEIAEoCzIaLmNhcnJlbC5ydW5uZXIudjEuTWFuaWZlc3QiZQoUV2F0Y2hDb21tYW5kc1JlcXVlc3QSGwoKc2Vzc2lvbl9pZBgBIAEoCUIHukgEcgIYZBINCgVlcG9jaBgCIAEoBRIhChBhZnRlcl9jb21tYW5kX2lkGAMgASgFQge6SAQaAigAIoABChVXYXRjaENvbW1hbmRzUmVzcG9uc2USLAoHY29tbWFuZBgBIAEoCzIZLmNhcnJlbC5ydW5uZXIudjEuQ29tbWFuZEgAEjEKCmtlZXBfYWxpdmUYAiABKAsyGy5jYXJyZWwucnVubmVyLnYxLktlZXBBbGl2ZUgAQgYKBGl0ZW0iCwoJS2VlcEFsaXZlIsEBChNBcHBlbmRFdmVudHNSZXF1ZXN0EhsKCnNlc3Npb25faWQYASABKAlCB7pIBHICGGQSDQoFZXBvY2gYAiABKAUSIQoQZmlyc3RfcnVubmVyX3NlcRgDIAEoBUIHukgEGgIoABI4CgZldmVudHMYBCADKAsyHS5jYXJyZWwucnVubmVyLnYxLlJ1bm5lckV2ZW50Qgm6SAaSAQMQ9AMSIQoQYWNrZWRfY29tbWFuZF9pZBgFIAEoBUIHukgEGgIoACJOCgtSdW5uZXJFdmVudBIVCg1jcmVhdGVkX2F0X21zGAEgASgBEigKB3BheWxvYWQYAiABKAsyFy5jYXJyZWwudjEuRXZlbnRQYXlsb2FkIkEKFEFwcGVuZEV2ZW50c1Jlc3BvbnNlEhcKD2xhc3RfcnVubmVyX3NlcRgBIAEoBRIQCghsYXN0X3NlcRgCIAEoBSJsChFQdXNoRGVsdGFzUmVxdWVzdBIbCgpzZXNzaW9uX2lkGAEgASgJQge6SARyAhhkEg0KBWVwb2NoGAIgASgFEisKBmRlbHRhcxgDIAMoCzIQLmNhcnJlbC52MS5EZWx0YUIJukgGkgEDEPQDIhQKElB1c2hEZWx0YXNSZXNwb25zZSLdAQoRRGVjaWRlVG9vbFJlcXVlc3QSGwoKc2Vzc2lvbl9pZBgBIAEoCUIHukgEcgIYZBINCgVlcG9jaBgCIAEoBRIvCgt0b29sX3VzZV9pZBgDIAEoCUIaukgXchUQARjIATIOXltceDIxLVx4N2VdKyQSHQoJdG9vbF9uYW1lGAQgASgJQgq6SAdyBRABGMgBEiYKBWlucHV0GAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIkChJwYXJlbnRfdG9vbF91c2VfaWQYBiABKAlCCLpIBXIDGMgBIlcKEkRlY2lkZVRvb2xSZXNwb25zZRIwCghkZWNpc2lvbhgBIAEoCzIeLmNhcnJlbC5ydW5uZXIudjEuVG9vbERlY2lzaW9uEg8KB3BlbmRpbmcYAiABKAgiaAoNRGV0YWNoUmVxdWVzdBIbCgpzZXNzaW9uX2lkGAEgASgJQge6SARyAhhkEg0KBWVwb2NoGAIgASgFEhgKBnJlYXNvbhgDIAEoCUIIukgFcgMY0A8SEQoJZXhpdF9jb2RlGAQgASgFIhAKDkRldGFjaFJlc3BvbnNlInsKEVN5bmNNZW1vcnlSZXF1ZXN0EhsKCnNlc3Npb25faWQYASABKAlCB7pIBHICGGQSDQoFZXBvY2gYAiABKAUSOgoHY2hhbmdlcxgDIAMoCzIeLmNhcnJlbC5ydW5uZXIudjEuTWVtb3J5Q2hhbmdlQgm6SAaSAQMQgAEiRgoSU3luY01lbW9yeVJlc3BvbnNlEjAKB3JlZnVzZWQYASADKAsyHy5jYXJyZWwucnVubmVyLnYxLk1lbW9yeVJlZnVzYWwy1gUKDVJ1bm5lclNlcnZpY2USWgoGQXR0YWNoEh8uY2FycmVsLnJ1bm5lci52MS5BdHRhY2hSZXF1ZXN0GiAuY2FycmVsLnJ1bm5lci52MS5BdHRhY2hSZXNwb25zZSINkAIAirUYBggFEAIYARJvCg1XYXRjaENvbW1hbmRzEiYuY2FycmVsLnJ1bm5lci52MS5XYXRjaENvbW1hbmRzUmVxdWVzdBonLmNhcnJlbC5ydW5uZXIudjEuV2F0Y2hDb21tYW5kc1Jlc3BvbnNlIguQAgGKtRgECAUQATABEmoKDEFwcGVuZEV2ZW50cxIlLmNhcnJlbC5ydW5uZXIudjEuQXBwZW5kRXZlbnRzUmVxdWVzdBomLmNhcnJlbC5ydW5uZXIudjEuQXBwZW5kRXZlbnRzUmVzcG9uc2UiC5ACAoq1GAQIBRADEmYKClB1c2hEZWx0YXMSIy5jYXJyZWwucnVubmVyLnYxLlB1c2hEZWx0YXNSZXF1ZXN0GiQuY2FycmVsLnJ1bm5lci52MS5QdXNoRGVsdGFzUmVzcG9uc2UiC5ACAIq1GAQIBRADKAESZAoKRGVjaWRlVG9vbBIjLmNhcnJlbC5ydW5uZXIudjEuRGVjaWRlVG9vbFJlcXVlc3QaJC5jYXJyZWwucnVubmVyLnYxLkRlY2lkZVRvb2xSZXNwb25zZSILkAICirUYBAgFEAMSWAoGRGV0YWNoEh8uY2FycmVsLnJ1bm5lci52MS5EZXRhY2hSZXF1ZXN0GiAuY2FycmVsLnJ1bm5lci52MS5EZXRhY2hSZXNwb25zZSILkAICirUYBAgFEAQSZAoKU3luY01lbW9yeRIjLmNhcnJlbC5ydW5uZXIudjEuU3luY01lbW9yeVJlcXVlc3QaJC5jYXJyZWwucnVubmVyLnYxLlN5bmNNZW1vcnlSZXNwb25zZSILkAICirUYBAgFEANiBnByb3RvMw", [file_buf_validate_validate, file_carrel_runner_v1_command, file_carrel_runner_v1_manifest, file_carrel_runner_v1_memory, file_carrel_v1_event, file_carrel_v1_options, file_google_protobuf_struct]);
 
 /**
  * AttachRequest proves which sandbox this is.
@@ -472,6 +474,62 @@ export const DetachResponseSchema: GenMessage<DetachResponse> = /*@__PURE__*/
   messageDesc(file_carrel_runner_v1_runner_service, 13);
 
 /**
+ * SyncMemoryRequest is a batch of at most 128 changes and 1 MiB.
+ *
+ * @generated from message carrel.runner.v1.SyncMemoryRequest
+ */
+export type SyncMemoryRequest = Message<"carrel.runner.v1.SyncMemoryRequest"> & {
+  /**
+   * The Session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The lease's epoch.
+   *
+   * @generated from field: int32 epoch = 2;
+   */
+  epoch: number;
+
+  /**
+   * Applied in order.
+   *
+   * @generated from field: repeated carrel.runner.v1.MemoryChange changes = 3;
+   */
+  changes: MemoryChange[];
+};
+
+/**
+ * Describes the message carrel.runner.v1.SyncMemoryRequest.
+ * Use `create(SyncMemoryRequestSchema)` to create a new message.
+ */
+export const SyncMemoryRequestSchema: GenMessage<SyncMemoryRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_runner_service, 14);
+
+/**
+ * SyncMemoryResponse says what was not taken.
+ *
+ * @generated from message carrel.runner.v1.SyncMemoryResponse
+ */
+export type SyncMemoryResponse = Message<"carrel.runner.v1.SyncMemoryResponse"> & {
+  /**
+   * Every other change is committed.
+   *
+   * @generated from field: repeated carrel.runner.v1.MemoryRefusal refused = 1;
+   */
+  refused: MemoryRefusal[];
+};
+
+/**
+ * Describes the message carrel.runner.v1.SyncMemoryResponse.
+ * Use `create(SyncMemoryResponseSchema)` to create a new message.
+ */
+export const SyncMemoryResponseSchema: GenMessage<SyncMemoryResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_runner_service, 15);
+
+/**
  * RunnerService is what a runner says to its control plane. Every call but
  * Attach carries the lease token as its bearer and names Session and epoch; a
  * call whose lease is gone is refused with FENCED and the runner exits.
@@ -542,6 +600,18 @@ export const RunnerService: GenService<{
     methodKind: "unary";
     input: typeof DetachRequestSchema;
     output: typeof DetachResponseSchema;
+  },
+  /**
+   * SyncMemory brings back what the agent changed in the memory bank. Whose
+   * bank it is says the Session's record. What breaks a rule is refused by
+   * itself, the rest is taken; both show in the log. Safe to repeat.
+   *
+   * @generated from rpc carrel.runner.v1.RunnerService.SyncMemory
+   */
+  syncMemory: {
+    methodKind: "unary";
+    input: typeof SyncMemoryRequestSchema;
+    output: typeof SyncMemoryResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_carrel_runner_v1_runner_service, 0);

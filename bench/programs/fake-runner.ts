@@ -1,0 +1,28 @@
+// Stands in for the runner inside a sandbox: no agent, but the real channel. A prompt is an order to append.
+import { text } from "node:stream/consumers";
+import { openChannel } from "../../runner/channel.ts";
+import type { PayloadKind } from "../../runner/translate.ts";
+import type { Appended, Order } from "../support/orders.ts";
+
+const boot = JSON.parse(await text(process.stdin)) as { attachToken: string; socket: string };
+const channel = await openChannel(boot.socket, boot.attachToken);
+
+await channel.follow(({ kind }) => {
+  if (kind.case === "prompt") void obey(JSON.parse(kind.value.text) as Order);
+  if (kind.case === "terminate") void channel.detach("asked to leave", 0).then(() => process.exit(0));
+});
+
+/** One batch is one call: the next is made when the last is committed. */
+async function obey({ batches, forMs, batchEvents, payloadBytes }: Order): Promise<void> {
+  const event: PayloadKind = { case: "assistant", value: { blockId: "bench", messageId: "bench", content: { case: "text", value: "x".repeat(payloadBytes) } } };
+  const batch = Array.from({ length: batchEvents }, () => event);
+  const startedAt = Date.now();
+  let events = 0;
+  while (events < batches * batchEvents && Date.now() - startedAt < forMs) {
+    channel.append(batch);
+    await channel.flushed();
+    events += batchEvents;
+  }
+  const appended: Appended = { events, startedAt, endedAt: Date.now() };
+  channel.append([{ case: "result", value: { success: true, summary: JSON.stringify(appended) } }]);
+}
