@@ -128,6 +128,7 @@ const tricks = [
   "ln -s /etc/passwd link; mkfifo fifo; echo x > .dot; echo x > ..up; echo x > 'white space'; mkdir -p a/b/c/d/e; echo x > a/b/c/d/e/deep",
   "head -c 66560 /dev/zero | tr '\\0' x > big; printf '\\377' > binary",
   "rm -r dir; ln -s /etc dir; rm kept; ln -s /proc/self/environ kept",
+  "chmod 000 shut; chmod 600 closed",
   "echo good > good.md; mkdir sub; echo good > sub/good.md",
 ].join("; ");
 
@@ -135,6 +136,8 @@ test("what an agent plays from inside is refused with a word, the rest is kept, 
   const [profileId, other] = [await newProfile("tricks"), await newProfile("neighbour")];
   await memories.putMemory({ profileId, path: "dir/inner", entry: { content: "inner" } });
   await memories.putMemory({ profileId, path: "kept", entry: { content: "kept" } });
+  await memories.putMemory({ profileId, path: "shut", entry: { content: "shut" } });
+  await memories.putMemory({ profileId, path: "closed/inner", entry: { content: "closed" } });
   await memories.putMemory({ profileId: other, path: "mine", entry: { content: "mine" } });
   const session = await open(profileId, tricks);
   expect((await session.notice("memory_synced")).details).toEqual({ created: ["good.md", "sub/good.md"], changed: [], deleted: [] });
@@ -151,9 +154,18 @@ test("what an agent plays from inside is refused with a word, the rest is kept, 
       "binary not_text",
       "dir not_a_file",
       "kept not_a_file",
+      "shut not_a_file",
+      "closed/inner not_a_file",
     ].sort(),
   );
-  expect(await bankOf(profileId)).toEqual({ "dir/inner": "inner", kept: "kept", "good.md": "good\n", "sub/good.md": "good\n" });
+  expect(await bankOf(profileId)).toEqual({
+    "dir/inner": "inner",
+    kept: "kept",
+    shut: "shut",
+    "closed/inner": "closed",
+    "good.md": "good\n",
+    "sub/good.md": "good\n",
+  });
   expect(await bankOf(other)).toEqual({ mine: "mine" });
 });
 

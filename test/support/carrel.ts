@@ -10,6 +10,7 @@ import { readConfig } from "../../server/config.ts";
 import type { DatabaseAddress } from "../../server/db/connect.ts";
 import { type LocalIssuer, readLocalIssuer } from "../../server/identity/local-issuer.ts";
 import { createLog } from "../../server/log.ts";
+import { createBubblewrapDriver } from "../../server/sandbox/bubblewrap.ts";
 import { createTestDatabase, type TestDatabase } from "./postgres.ts";
 import { makeTemporaryDirectory, removeDirectory } from "./temporary.ts";
 
@@ -56,6 +57,9 @@ export async function createInstallation(environment: Record<string, string> = {
       return issuer.issueToken({ email, ttlMs: options.ttlMs ?? 3_600_000, operator: options.operator ?? false });
     },
     async remove() {
+      // Sandboxes outlive their servers by design; those of a test must not outlive the test.
+      const driver = await createBubblewrapDriver({ stateDirectory: join(directory, "data", "driver"), log: { info: () => undefined, warn: () => undefined } });
+      for (const handle of await driver.list()) await driver.destroy(handle);
       await model.close();
       await database.drop();
       removeDirectory(directory);

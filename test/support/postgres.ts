@@ -26,13 +26,3 @@ export async function createTestDatabase(options: { empty?: boolean } = {}): Pro
     },
   };
 }
-
-/** Runs with a database that is dropped whatever happens. */
-export async function withDatabase<T>(run: (database: TestDatabase) => Promise<T>): Promise<T> {
-  const database = await createTestDatabase();
-  try {
-    return await run(database);
-  } finally {
-    await database.drop();
-  }
-}

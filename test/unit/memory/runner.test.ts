@@ -87,11 +87,13 @@ test("what is no file is named and not read, and hides nothing that is known", a
   for (const path of ["d", "swapped"]) rmSync(join(directory, path), { recursive: true });
   symlinkSync("/etc", join(directory, "d"));
   symlinkSync("/etc/passwd", join(directory, "swapped"));
-  execFileSync("mkfifo", [join(directory, "fifo")]);
+  execFileSync("sh", ["-c", `mkfifo "$0"`, join(directory, "fifo")]);
   write(".dot", "x");
   write("white space", "x");
   write("..tricky", "x");
   write("big", "x".repeat(65_537));
+  write("shut", "s");
+  chmodSync(join(directory, "shut"), 0o000);
   write("fine", "f");
   expect(await brought()).toEqual({
     d: "NOT_A_FILE",
@@ -101,6 +103,7 @@ test("what is no file is named and not read, and hides nothing that is known", a
     "white space": "BAD_NAME",
     "..tricky": "BAD_NAME",
     big: "TOO_LARGE",
+    shut: "NOT_A_FILE",
     fine: "f",
   });
   expect(await brought()).toEqual({});
