@@ -19,6 +19,7 @@ export type Look = {
 
 const mostLooked = 1_000;
 const entryBytes = 64 * 1024;
+const ownerReads = 0o400n;
 const goodPath = /^(?=.{1,256}$)[A-Za-z0-9_-][A-Za-z0-9._-]*(?:\/[A-Za-z0-9_-][A-Za-z0-9._-]*){0,4}$/;
 
 const asDirectory = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
@@ -70,7 +71,8 @@ export async function lookAt(directory: string): Promise<Look> {
   };
   const descend = async (name: string, path: string): Promise<void> => {
     const handle = await tolerant(open(name, asDirectory));
-    if (handle === undefined) return void look.obstacles.set(path || ".", MemoryObstacle.NOT_A_FILE);
+    if (handle === "gone" && path !== "") return;
+    if (typeof handle === "string") return void look.obstacles.set(path || ".", MemoryObstacle.NOT_A_FILE);
     try {
       await visit(handle, path && `${path}/`);
     } finally {
@@ -88,8 +90,9 @@ function tooMany(look: Look, path: string): void {
 
 async function addFile(look: Look, name: string, path: string): Promise<void> {
   const found = await tolerant(lstat(name, { bigint: true }));
-  if (!found) return;
-  if (found.size > entryBytes) look.obstacles.set(path, MemoryObstacle.TOO_LARGE);
+  if (found === "gone") return;
+  if (found === "closed" || (found.mode & ownerReads) === 0n) look.obstacles.set(path, MemoryObstacle.NOT_A_FILE);
+  else if (found.size > entryBytes) look.obstacles.set(path, MemoryObstacle.TOO_LARGE);
   else look.files.set(path, signatureOf(found));
 }
 
@@ -100,21 +103,20 @@ export async function readMemory(directory: string, path: string): Promise<{ con
   let at = await tolerant(open(directory, asDirectory));
   try {
     for (const segment of segments) {
-      if (!at) return undefined;
-      const next: FileHandle | undefined = await tolerant(open(join(within(at), segment), asDirectory));
+      if (typeof at === "string") return undefined;
+      const next: FileHandle | Shut = await tolerant(open(join(within(at), segment), asDirectory));
       await at.close();
       at = next;
     }
-    if (!at) return undefined;
-    return await readRegular(join(within(at), name));
+    return typeof at === "string" ? undefined : await readRegular(join(within(at), name));
   } finally {
-    await at?.close();
+    if (typeof at !== "string") await at.close();
   }
 }
 
 async function readRegular(name: string): Promise<{ content: Buffer; signature: Signature } | undefined> {
   const handle = await tolerant(open(name, asFile));
-  if (!handle) return undefined;
+  if (typeof handle === "string") return undefined;
   try {
     const found = await handle.stat({ bigint: true });
     if (!found.isFile() || found.size > entryBytes) return undefined;
@@ -141,14 +143,19 @@ function signatureOf({ ino, size, mtimeNs, ctimeNs }: { ino: bigint; size: bigin
   return [ino, size, mtimeNs, ctimeNs].join(":");
 }
 
-/** Undefined where the agent was faster or keeps the door shut. */
-async function tolerant<T>(work: Promise<T>): Promise<T | undefined> {
+/** What was not found, or is no door for this runner. */
+type Shut = "gone" | "closed";
+
+/** The agent may have been faster, or keep the door shut; neither is an error. */
+async function tolerant<T>(work: Promise<T>): Promise<T | Shut> {
   try {
     return await work;
   } catch (error) {
-    if (expected.has((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    const code = (error as NodeJS.ErrnoException).code ?? "";
+    if (code === "ENOENT") return "gone";
+    if (expected.has(code)) return "closed";
     throw error;
   }
 }
 
-const expected: ReadonlySet<string> = new Set(["ENOENT", "ENOTDIR", "ELOOP", "EACCES", "EPERM", "ENXIO", "EISDIR", "ENODEV", "ESTALE"]);
+const expected: ReadonlySet<string> = new Set(["ENOTDIR", "ELOOP", "EACCES", "EPERM", "ENXIO", "EISDIR", "ENODEV", "ESTALE"]);

@@ -74,7 +74,7 @@ const reasons: Readonly<Record<string, string>> = {
   invalid_path: "its path is not allowed: up to 5 segments of A-Z a-z 0-9 . _ -, none beginning with a dot",
   too_large: "it is larger than 65,536 bytes",
   not_text: "it is not UTF-8 text",
-  not_a_file: "it is not a regular file",
+  not_a_file: "it is not a regular file that can be read",
   too_many: "the memory bank is full: 100 files",
   bank_full: "the memory bank is full: 5 MiB",
   path_conflict: "it stands where the memory bank has a directory, or the other way round",

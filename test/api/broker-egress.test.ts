@@ -1,7 +1,19 @@
 import type { IncomingMessage } from "node:http";
 import net from "node:net";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { type Broker, basic, exchange, type Listening, listen, otherToken, proxyAuth, startBroker, startUpstream, statusOf, token } from "./broker-harness.ts";
+import {
+  type Broker,
+  basic,
+  exchange,
+  type Listening,
+  listen,
+  otherToken,
+  proxyAuth,
+  startBroker,
+  startUpstream,
+  statusOf,
+  token,
+} from "./broker-harness.ts";
 
 let upstream: Listening;
 let echo: Listening;
@@ -15,24 +27,30 @@ beforeAll(async () => {
     request.on("data", (chunk: Buffer) => chunks.push(chunk));
     request.on("end", () => {
       arrived.push({ method: request.method!, url: request.url!, headers: request.headers, body: Buffer.concat(chunks).toString() });
-      if (request.url === "/redirect") return response.writeHead(302, { location: "http://elsewhere.test/", connection: "x-hop", "x-hop": "1", "x-kept": "2" }).end();
+      if (request.url === "/redirect")
+        return response.writeHead(302, { location: "http://elsewhere.test/", connection: "x-hop", "x-hop": "1", "x-kept": "2" }).end();
       if (request.url === "/cookies") return response.writeHead(200, { "set-cookie": ["a=1", "b=2"] }).end("ok");
       response.end(`seen ${request.url}`);
     });
   });
   // Says back what it hears; and "bye" once the other side has ended its half.
-  echo = await listen(net.createServer({ allowHalfOpen: true }, (socket) => {
-    echoConnections += 1;
-    socket.on("error", () => undefined);
-    socket.on("data", (chunk) => {
-      if (!socket.write(chunk)) {
-        socket.pause();
-        socket.once("drain", () => socket.resume());
-      }
-    });
-    socket.on("end", () => socket.end("bye"));
-  }));
-  const opened = ["allowed.test", "other.test", "127.0.0.1", "a.sub.test"].flatMap((host) => [`${host}:${upstream.port}`, `${host}:${echo.port}`]);
+  echo = await listen(
+    net.createServer({ allowHalfOpen: true }, (socket) => {
+      echoConnections += 1;
+      socket.on("error", () => undefined);
+      socket.on("data", (chunk) => {
+        if (!socket.write(chunk)) {
+          socket.pause();
+          socket.once("drain", () => socket.resume());
+        }
+      });
+      socket.on("end", () => socket.end("bye"));
+    }),
+  );
+  const opened = ["allowed.test", "other.test", "127.0.0.1", "a.sub.test"].flatMap((host) => [
+    `${host}:${upstream.port}`,
+    `${host}:${echo.port}`,
+  ]);
   broker = await startBroker({
     allowedHosts: ["allowed.test", "*.sub.test", "127.0.0.1", "private.test", "nowhere.test", "silent.test"],
     outbound: {
@@ -55,14 +73,20 @@ beforeEach(() => {
   broker.decisions.length = 0;
 });
 
-const connect = (target: string, extra = proxyAuth()) => exchange(broker.port, `CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n${extra}\r\n`);
-const get = (uri: string, extra = proxyAuth()) => exchange(broker.port, `GET ${uri} HTTP/1.1\r\nHost: whatever.test\r\nConnection: close\r\n${extra}\r\n`);
+const connect = (target: string, extra = proxyAuth()) =>
+  exchange(broker.port, `CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n${extra}\r\n`);
+const get = (uri: string, extra = proxyAuth()) =>
+  exchange(broker.port, `GET ${uri} HTTP/1.1\r\nHost: whatever.test\r\nConnection: close\r\n${extra}\r\n`);
 
 /** A tunnel to the echo server, past its handshake. */
 function tunnel(): Promise<net.Socket> {
   return new Promise((resolve, reject) => {
-    const socket = net.connect({ port: broker.port, host: "127.0.0.1", allowHalfOpen: true }, () => socket.write(`CONNECT allowed.test:${echo.port} HTTP/1.1\r\nHost: x\r\n${proxyAuth()}\r\n`));
-    socket.once("data", (chunk) => (chunk.toString() === "HTTP/1.1 200 Connection Established\r\n\r\n" ? resolve(socket) : reject(new Error(chunk.toString()))));
+    const socket = net.connect({ port: broker.port, host: "127.0.0.1", allowHalfOpen: true }, () =>
+      socket.write(`CONNECT allowed.test:${echo.port} HTTP/1.1\r\nHost: x\r\n${proxyAuth()}\r\n`),
+    );
+    socket.once("data", (chunk) =>
+      chunk.toString() === "HTTP/1.1 200 Connection Established\r\n\r\n" ? resolve(socket) : reject(new Error(chunk.toString())),
+    );
     socket.once("error", reject);
   });
 }
@@ -78,7 +102,10 @@ describe("who asks", () => {
     ["no Base64", "Proxy-Authorization: Basic ///%%%\r\n"],
     ["an endless token", proxyAuth("x".repeat(2_000))],
   ])("with %s is asked to say so, in both ways, and reaches nothing", async (_, header) => {
-    for (const answer of [await connect(`allowed.test:${upstream.port}`, header), await get(`http://allowed.test:${upstream.port}/`, header)]) {
+    for (const answer of [
+      await connect(`allowed.test:${upstream.port}`, header),
+      await get(`http://allowed.test:${upstream.port}/`, header),
+    ]) {
       expect(statusOf(answer)).toBe(407);
       expect(answer.toLowerCase()).toContain('proxy-authenticate: basic realm="carrel"');
     }
@@ -135,7 +162,35 @@ describe("CONNECT", () => {
     expect(performance.now() - started).toBeGreaterThan(1_000);
   });
 
-  test.each(["", "/", "*", "allowed.test", "allowed.test:", "allowed.test:0", "allowed.test:99999", "allowed.test:443:443", "user@allowed.test:443", "carrel:x@allowed.test:443", "http://allowed.test:443", "allowed.test:443/path", "allowed.test:443?x", "allowed.test:443#x", "allowed.test.:443", "allowed..test:443", "evil.test%00.allowed.test:443", "evil.test\0.allowed.test:443", "evil.test\\.allowed.test:443", "allowed.test%2eevil.test:443", "[::1%25lo]:443", "[::1:443", "::1:443", "a.sub.test\t:443", "all\u00f6wed.test:443", `${"a".repeat(300)}.test:443`, `${"a".repeat(64)}.sub.test:443`])("with %j is refused before anything is looked up", async (target) => {
+  test.each([
+    "",
+    "/",
+    "*",
+    "allowed.test",
+    "allowed.test:",
+    "allowed.test:0",
+    "allowed.test:99999",
+    "allowed.test:443:443",
+    "user@allowed.test:443",
+    "carrel:x@allowed.test:443",
+    "http://allowed.test:443",
+    "allowed.test:443/path",
+    "allowed.test:443?x",
+    "allowed.test:443#x",
+    "allowed.test.:443",
+    "allowed..test:443",
+    "evil.test%00.allowed.test:443",
+    "evil.test\0.allowed.test:443",
+    "evil.test\\.allowed.test:443",
+    "allowed.test%2eevil.test:443",
+    "[::1%25lo]:443",
+    "[::1:443",
+    "::1:443",
+    "a.sub.test\t:443",
+    "all\u00f6wed.test:443",
+    `${"a".repeat(300)}.test:443`,
+    `${"a".repeat(64)}.sub.test:443`,
+  ])("with %j is refused before anything is looked up", async (target) => {
     const answer = await connect(target);
     expect([400, 0]).toContain(statusOf(answer));
     expect(answer).not.toContain("200");
@@ -180,12 +235,21 @@ describe("CONNECT", () => {
 
 describe("plain HTTP", () => {
   test("is written anew: for the judged host, without what was between client and proxy", async () => {
-    const answer = await get(`HTTP://ALLOWED.test:${upstream.port}/path?q=1`, `${proxyAuth()}Proxy-Connection: keep-alive\r\nConnection: x-named\r\nX-Named: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nUpgrade: websocket\r\nX-Kept: 2\r\nCookie: mine=1\r\nAuthorization: Bearer mine\r\n`);
+    const answer = await get(
+      `HTTP://ALLOWED.test:${upstream.port}/path?q=1`,
+      `${proxyAuth()}Proxy-Connection: keep-alive\r\nConnection: x-named\r\nX-Named: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nUpgrade: websocket\r\nX-Kept: 2\r\nCookie: mine=1\r\nAuthorization: Bearer mine\r\n`,
+    );
     expect(statusOf(answer)).toBe(200);
     expect(answer).toContain("seen /path?q=1");
     const [{ url, headers }] = arrived as [(typeof arrived)[number]];
     expect(url).toBe("/path?q=1");
-    expect(headers).toEqual({ host: `allowed.test:${upstream.port}`, connection: "close", "x-kept": "2", cookie: "mine=1", authorization: "Bearer mine" });
+    expect(headers).toEqual({
+      host: `allowed.test:${upstream.port}`,
+      connection: "close",
+      "x-kept": "2",
+      cookie: "mine=1",
+      authorization: "Bearer mine",
+    });
     expect(broker.logged.join("")).not.toContain("q=1");
     expect(broker.logged.join("")).not.toContain(token);
   });
@@ -224,7 +288,10 @@ describe("plain HTTP", () => {
   });
 
   test("the Host header decides nothing", async () => {
-    const answer = await exchange(broker.port, `GET http://evil.test/ HTTP/1.1\r\nHost: allowed.test:${upstream.port}\r\n${proxyAuth()}Connection: close\r\n\r\n`);
+    const answer = await exchange(
+      broker.port,
+      `GET http://evil.test/ HTTP/1.1\r\nHost: allowed.test:${upstream.port}\r\n${proxyAuth()}Connection: close\r\n\r\n`,
+    );
     expect(statusOf(answer)).toBe(403);
     expect(arrived).toEqual([]);
   });
@@ -257,11 +324,15 @@ describe("a request that two readers could read differently", () => {
       await exchange(broker.port, `${method} ${uri()} HTTP/1.1\r\nHost: x\r\n${proxyAuth()}${headers}\r\n${body}`);
     }
     expect(arrived.filter(({ url }) => url !== "/outer")).toEqual([]);
-    for (const { headers: seen } of arrived) expect(Object.keys(seen).filter((name) => name === "content-length" || name === "transfer-encoding").length).toBeLessThan(2);
+    for (const { headers: seen } of arrived)
+      expect(Object.keys(seen).filter((name) => name === "content-length" || name === "transfer-encoding").length).toBeLessThan(2);
   });
 
   test("the body of a GET stays a body", async () => {
-    await exchange(broker.port, `GET ${uri()} HTTP/1.1\r\nHost: x\r\n${proxyAuth()}Transfer-Encoding: chunked\r\n\r\n${smuggled.length.toString(16)}\r\n${smuggled}\r\n0\r\n\r\n`);
+    await exchange(
+      broker.port,
+      `GET ${uri()} HTTP/1.1\r\nHost: x\r\n${proxyAuth()}Transfer-Encoding: chunked\r\n\r\n${smuggled.length.toString(16)}\r\n${smuggled}\r\n0\r\n\r\n`,
+    );
     expect(arrived.map(({ url, body }) => [url, body])).toEqual([["/outer", smuggled]]);
   });
 
@@ -280,11 +351,16 @@ describe("a server that misbehaves", () => {
     ["frames twice", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"],
     ["closes at once", ""],
   ])("and %s is answered for with 502", async (_, bytes) => {
-    const odd = await listen(net.createServer((socket) => {
-      socket.on("error", () => undefined);
-      socket.on("data", () => socket.end(bytes));
-    }));
-    const one = await startBroker({ allowedHosts: ["odd.test"], outbound: { resolve: async () => ["127.0.0.1"], allowPrivate: [`odd.test:${odd.port}`] } });
+    const odd = await listen(
+      net.createServer((socket) => {
+        socket.on("error", () => undefined);
+        socket.on("data", () => socket.end(bytes));
+      }),
+    );
+    const one = await startBroker({
+      allowedHosts: ["odd.test"],
+      outbound: { resolve: async () => ["127.0.0.1"], allowPrivate: [`odd.test:${odd.port}`] },
+    });
     expect(statusOf(await exchange(one.port, `GET http://odd.test:${odd.port}/ HTTP/1.1\r\nHost: x\r\n${proxyAuth()}\r\n`))).toBe(502);
     await one.close();
     await odd.close();
@@ -292,12 +368,22 @@ describe("a server that misbehaves", () => {
 });
 
 test("a session has so many connections at once, and a closed one makes room", async () => {
-  const one = await startBroker({ allowedHosts: ["e.test"], outbound: { resolve: async () => ["127.0.0.1"], allowPrivate: [`e.test:${echo.port}`] }, limits: { connections: 3 } });
+  const one = await startBroker({
+    allowedHosts: ["e.test"],
+    outbound: { resolve: async () => ["127.0.0.1"], allowPrivate: [`e.test:${echo.port}`] },
+    limits: { connections: 3 },
+  });
   const request = `CONNECT e.test:${echo.port} HTTP/1.1\r\nHost: x\r\n${proxyAuth()}\r\n`;
-  const open = await Promise.all(Array.from({ length: 3 }, () => new Promise<net.Socket>((resolve) => {
-    const socket = net.connect(one.port, "127.0.0.1", () => socket.write(request));
-    socket.once("data", () => resolve(socket));
-  })));
+  const open = await Promise.all(
+    Array.from(
+      { length: 3 },
+      () =>
+        new Promise<net.Socket>((resolve) => {
+          const socket = net.connect(one.port, "127.0.0.1", () => socket.write(request));
+          socket.once("data", () => resolve(socket));
+        }),
+    ),
+  );
   expect(statusOf(await exchange(one.port, request))).toBe(429);
   open[0]!.destroy();
   await expect.poll(async () => statusOf(await exchange(one.port, request))).toBe(200);
@@ -312,12 +398,21 @@ test("a client that goes before its tunnel is open leaves nothing behind", async
     answerName = () => resolve();
   });
   let release: (addresses: string[]) => void = () => undefined;
-  const one = await startBroker({ allowedHosts: ["e.test"], outbound: { resolve: () => new Promise((resolve) => {
-    release = resolve;
-    answerName([]);
-  }), allowPrivate: [`e.test:${echo.port}`] } });
+  const one = await startBroker({
+    allowedHosts: ["e.test"],
+    outbound: {
+      resolve: () =>
+        new Promise((resolve) => {
+          release = resolve;
+          answerName([]);
+        }),
+      allowPrivate: [`e.test:${echo.port}`],
+    },
+  });
   const before = echoConnections;
-  const socket = net.connect(one.port, "127.0.0.1", () => socket.write(`CONNECT e.test:${echo.port} HTTP/1.1\r\nHost: x\r\n${proxyAuth()}\r\n`));
+  const socket = net.connect(one.port, "127.0.0.1", () =>
+    socket.write(`CONNECT e.test:${echo.port} HTTP/1.1\r\nHost: x\r\n${proxyAuth()}\r\n`),
+  );
   await asked;
   socket.resetAndDestroy();
   await new Promise((resolve) => setTimeout(resolve, 50));

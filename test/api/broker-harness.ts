@@ -2,8 +2,8 @@ import http, { type IncomingMessage, type RequestListener } from "node:http";
 import net from "node:net";
 import pino from "pino";
 import type { Caller } from "../../server/broker/callers.ts";
-import type { EgressDecision } from "../../server/broker/egress-rules.ts";
 import { createEgressProxy, type EgressProxyDeps } from "../../server/broker/egress-proxy.ts";
+import type { EgressDecision } from "../../server/broker/egress-rules.ts";
 import { createMcpGateway, type McpLimits, type McpTarget } from "../../server/broker/mcp-gateway.ts";
 import { createOutbound, type OutboundOptions } from "../../server/broker/outbound.ts";
 
@@ -33,15 +33,34 @@ export async function startBroker(options: BrokerOptions): Promise<Broker & { ot
     boxOf: (request: IncomingMessage) => boxes.get(request.socket),
     log: pino({ base: null }, { write: (line: string) => void logged.push(line) }),
   };
-  const egress = createEgressProxy({ ...shared, outbound, allowedHosts: async () => options.allowedHosts ?? [], onDecision: (_, decision) => decisions.push(decision), limits: options.limits ?? {} });
-  const mcp = createMcpGateway({ ...shared, dial: outbound.dial, findServer: async (_, name) => options.servers?.[name], limits: options.mcpLimits ?? {} });
-  const server = http.createServer({ requestTimeout: 0 }, (request, response) => (request.url?.startsWith("/mcp/") ? mcp.handle(request, response) : egress.handleRequest(request, response)));
+  const egress = createEgressProxy({
+    ...shared,
+    outbound,
+    allowedHosts: async () => options.allowedHosts ?? [],
+    onDecision: (_, decision) => decisions.push(decision),
+    limits: options.limits ?? {},
+  });
+  const mcp = createMcpGateway({
+    ...shared,
+    dial: outbound.dial,
+    findServer: async (_, name) => options.servers?.[name],
+    limits: options.mcpLimits ?? {},
+  });
+  const server = http.createServer({ requestTimeout: 0 }, (request, response) =>
+    request.url?.startsWith("/mcp/") ? mcp.handle(request, response) : egress.handleRequest(request, response),
+  );
   server.on("connect", egress.handleConnect);
-  const doors = await Promise.all(["box_1", "box_2"].map((box) => listen(net.createServer((socket) => {
-    boxes.set(socket, box);
-    socket.on("error", () => undefined);
-    server.emit("connection", socket);
-  }))));
+  const doors = await Promise.all(
+    ["box_1", "box_2"].map((box) =>
+      listen(
+        net.createServer((socket) => {
+          boxes.set(socket, box);
+          socket.on("error", () => undefined);
+          server.emit("connection", socket);
+        }),
+      ),
+    ),
+  );
   const [port, otherPort] = doors.map((door) => door.port) as [number, number];
   return {
     port,

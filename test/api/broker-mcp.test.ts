@@ -34,12 +34,16 @@ async function serve(request: IncomingMessage, response: ServerResponse): Promis
   const url = new URL(request.url!, "http://tools.test");
   arrived.push({ method: request.method!, url: request.url!, headers: request.headers });
   if (url.pathname.startsWith("/odd/")) return odd(url.pathname.slice(5), request, response);
-  if (request.headers.authorization !== secret) return void response.writeHead(401, { "www-authenticate": "Bearer", "set-cookie": "a=1" }).end();
+  if (request.headers.authorization !== secret)
+    return void response.writeHead(401, { "www-authenticate": "Bearer", "set-cookie": "a=1" }).end();
   if (url.pathname === "/http") {
     const id = request.headers["mcp-session-id"] as string | undefined;
     const known = id === undefined ? undefined : streamable.get(id);
     if (known) return known.handleRequest(request, response);
-    const fresh = new StreamableHTTPServerTransport({ sessionIdGenerator: randomUUID, onsessioninitialized: (started) => void streamable.set(started, fresh) });
+    const fresh = new StreamableHTTPServerTransport({
+      sessionIdGenerator: randomUUID,
+      onsessioninitialized: (started) => void streamable.set(started, fresh),
+    });
     await createTools().connect(fresh as Parameters<McpServer["connect"]>[0]);
     return fresh.handleRequest(request, response);
   }
@@ -70,14 +74,25 @@ function odd(kind: string, request: IncomingMessage, response: ServerResponse): 
   request.on("data", (chunk: Buffer) => {
     size += chunk.length;
   });
-  request.on("end", () => response.writeHead(200, { "content-type": "application/json", "set-cookie": "a=1", "x-internal": "1", "mcp-session-id": "s" }).end(JSON.stringify({ size })));
+  request.on("end", () =>
+    response
+      .writeHead(200, { "content-type": "application/json", "set-cookie": "a=1", "x-internal": "1", "mcp-session-id": "s" })
+      .end(JSON.stringify({ size })),
+  );
 }
 
 beforeAll(async () => {
   upstream = await startUpstream((request, response) => void serve(request, response));
-  const at = (path: string, type: "http" | "sse" = "http") => ({ type, url: `http://tools.test:${upstream.port}${path}`, headers: { Authorization: secret } });
+  const at = (path: string, type: "http" | "sse" = "http") => ({
+    type,
+    url: `http://tools.test:${upstream.port}${path}`,
+    headers: { Authorization: secret },
+  });
   broker = await startBroker({
-    outbound: { resolve: async (name) => [name === "private.test" ? "10.9.8.7" : "127.0.0.1"], allowPrivate: [`tools.test:${upstream.port}`] },
+    outbound: {
+      resolve: async (name) => [name === "private.test" ? "10.9.8.7" : "127.0.0.1"],
+      allowPrivate: [`tools.test:${upstream.port}`],
+    },
     mcpLimits: { bodyBytes: 100_000, idleMs: 3_000 },
     servers: {
       tools: at("/http"),
@@ -93,7 +108,11 @@ beforeAll(async () => {
       loopback: { type: "http", url: "http://0x7f.1:1/", headers: {} },
       metadata: { type: "http", url: "http://169.254.169.254/", headers: {} },
       headers: { type: "http", url: at("/odd/echo").url, headers: { "X-Bad": "a\r\nX-Injected: 1" } },
-      framing: { type: "http", url: at("/odd/echo").url, headers: { "Content-Length": "0", "Transfer-Encoding": "chunked", Host: "other.test", "X-Key": "k" } },
+      framing: {
+        type: "http",
+        url: at("/odd/echo").url,
+        headers: { "Content-Length": "0", "Transfer-Encoding": "chunked", Host: "other.test", "X-Key": "k" },
+      },
     },
   });
 });
@@ -120,7 +139,10 @@ async function connected(transport: StreamableHTTPClientTransport | SSEClientTra
 }
 
 const raw = (name: string, method = "POST", extra = "", body = "{}", key = token) =>
-  exchange(broker.port, `${method} /mcp/${name} HTTP/1.1\r\nHost: x\r\nx-api-key: ${key}\r\nConnection: close\r\n${method === "POST" && !extra ? `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n` : ""}${extra}\r\n${method === "POST" ? body : ""}`);
+  exchange(
+    broker.port,
+    `${method} /mcp/${name} HTTP/1.1\r\nHost: x\r\nx-api-key: ${key}\r\nConnection: close\r\n${method === "POST" && !extra ? `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n` : ""}${extra}\r\n${method === "POST" ? body : ""}`,
+  );
 
 test("a real client uses a streamable HTTP server through the gateway, which adds the secret", async () => {
   const transport = new StreamableHTTPClientTransport(new URL(`${broker.url}/mcp/tools`), { requestInit });
@@ -131,7 +153,13 @@ test("a real client uses a streamable HTTP server through the gateway, which add
   await transport.terminateSession();
   expect(new Set(arrived.map(({ method }) => method))).toEqual(new Set(["POST", "GET", "DELETE"]));
   for (const { headers, url } of arrived) {
-    expect([url, headers.authorization, headers.cookie, headers["x-api-key"], headers.host]).toEqual(["/http", secret, undefined, undefined, `tools.test:${upstream.port}`]);
+    expect([url, headers.authorization, headers.cookie, headers["x-api-key"], headers.host]).toEqual([
+      "/http",
+      secret,
+      undefined,
+      undefined,
+      `tools.test:${upstream.port}`,
+    ]);
     expect(JSON.stringify(headers)).not.toContain(token);
   }
   expect(arrived.at(-1)?.headers["mcp-session-id"]).toBe([...streamable.keys()].at(-1));
@@ -152,7 +180,10 @@ test("a real client uses an SSE server through the gateway, and its messages go 
 
 test("an announced endpoint is open to its session only, for messages only, and no longer than its stream", async () => {
   const gone = new AbortController();
-  const response = await fetch(`${broker.url}/mcp/stream`, { headers: { "x-api-key": token, accept: "text/event-stream" }, signal: gone.signal });
+  const response = await fetch(`${broker.url}/mcp/stream`, {
+    headers: { "x-api-key": token, accept: "text/event-stream" },
+    signal: gone.signal,
+  });
   const reader = response.body!.getReader();
   const { value } = await reader.read();
   const [, name] = /^event: endpoint\ndata: \/mcp\/(stream\/[A-Za-z0-9_-]{22})\n\n$/.exec(Buffer.from(value!).toString()) ?? [];
@@ -215,7 +246,11 @@ describe("refused, in a shape that clients read:", () => {
     expect(arrived).toEqual([]);
   });
 
-  test.each([["no token", ""], ["a wrong one", "sk-ant-carrel-x"], ["that of another box", otherToken]])("%s", async (_, key) => {
+  test.each([
+    ["no token", ""],
+    ["a wrong one", "sk-ant-carrel-x"],
+    ["that of another box", otherToken],
+  ])("%s", async (_, key) => {
     expect(statusOf(await raw("tools", "POST", "", "{}", key))).toBe(401);
     expect(arrived).toEqual([]);
   });
@@ -224,13 +259,29 @@ describe("refused, in a shape that clients read:", () => {
 describe("what passes", () => {
   test("is the protocol's own, and neither cookies nor what a server says to its neighbours", async () => {
     const body = JSON.stringify({ a: 1 });
-    const answer = await raw("echo", "POST", `Content-Length: ${body.length}\r\nContent-Type: application/json\r\nMcp-Session-Id: s1\r\nMcp-Protocol-Version: 2025-06-18\r\nLast-Event-ID: 9\r\nMcp-Param-X: y\r\nOrigin: http://evil.test\r\nX-Forwarded-For: 1.2.3.4\r\nForwarded: for=1\r\nExpect: 100-continue\r\n`, body);
+    const answer = await raw(
+      "echo",
+      "POST",
+      `Content-Length: ${body.length}\r\nContent-Type: application/json\r\nMcp-Session-Id: s1\r\nMcp-Protocol-Version: 2025-06-18\r\nLast-Event-ID: 9\r\nMcp-Param-X: y\r\nOrigin: http://evil.test\r\nX-Forwarded-For: 1.2.3.4\r\nForwarded: for=1\r\nExpect: 100-continue\r\n`,
+      body,
+    );
     expect(answer).toContain('{"size":7}');
     expect(answer).toMatch(/mcp-session-id: s\r\n/i);
     expect(answer).not.toMatch(/set-cookie|x-internal/i);
     const [{ headers, url }] = arrived as [(typeof arrived)[number]];
     expect(url).toBe("/odd/echo?fixed=1");
-    expect(Object.keys(headers).sort()).toEqual(["accept-encoding", "authorization", "connection", "content-length", "content-type", "host", "last-event-id", "mcp-param-x", "mcp-protocol-version", "mcp-session-id"]);
+    expect(Object.keys(headers).sort()).toEqual([
+      "accept-encoding",
+      "authorization",
+      "connection",
+      "content-length",
+      "content-type",
+      "host",
+      "last-event-id",
+      "mcp-param-x",
+      "mcp-protocol-version",
+      "mcp-session-id",
+    ]);
   });
 
   test("a header of the profile that frames the message is left out", async () => {

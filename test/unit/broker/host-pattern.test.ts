@@ -4,13 +4,68 @@ import { judge, parseAbsoluteUri, refusalOf } from "../../../server/broker/egres
 import { formatAuthority, isListed, parseAuthority, parseHost } from "../../../server/broker/host-pattern.ts";
 
 /** Everything a program might be made to take for a part of a host that it is not. */
-const marks = ["\0", "\r", "\n", "\t", " ", "%00", "%0d%0a", "%2e", "%", "@", ":", "/", "\\", "?", "#", "<", ">", "|", "^", "`", '"', "'", ",", ";", "&", "=", "+", "*", "!", "$", "(", ")", "{", "}", "[", "]", "~", "\u007f", "\u0080", "\u200b", "\u202e", "\ufeff", "\u2044", "\u2215", "\uff20", "\uff0f", "\uff05"];
+const marks = [
+  "\0",
+  "\r",
+  "\n",
+  "\t",
+  " ",
+  "%00",
+  "%0d%0a",
+  "%2e",
+  "%",
+  "@",
+  ":",
+  "/",
+  "\\",
+  "?",
+  "#",
+  "<",
+  ">",
+  "|",
+  "^",
+  "`",
+  '"',
+  "'",
+  ",",
+  ";",
+  "&",
+  "=",
+  "+",
+  "*",
+  "!",
+  "$",
+  "(",
+  ")",
+  "{",
+  "}",
+  "[",
+  "]",
+  "~",
+  "\u007f",
+  "\u0080",
+  "\u200b",
+  "\u202e",
+  "\ufeff",
+  "\u2044",
+  "\u2215",
+  "\uff20",
+  "\uff0f",
+  "\uff05",
+];
 const good = "allowed.example.com";
 const bad = "evil.test";
 
 describe("a host is refused", () => {
   test.each(marks)("with %j anywhere in it", (mark) => {
-    for (const text of [`${bad}${mark}${good}`, `${good}${mark}${bad}`, `${mark}${good}`, `${good}${mark}`, `${bad}${mark}.${good}`, `a${mark}b.example.com`]) {
+    for (const text of [
+      `${bad}${mark}${good}`,
+      `${good}${mark}${bad}`,
+      `${mark}${good}`,
+      `${good}${mark}`,
+      `${bad}${mark}.${good}`,
+      `a${mark}b.example.com`,
+    ]) {
       expect([text, parseHost(text)]).toEqual([text, undefined]);
     }
   });
@@ -86,35 +141,80 @@ describe("a host is read in its canonical form", () => {
   });
 
   test.each([
-    ["127.0.0.1"], ["127.1"], ["127.0.1"], ["0177.0.0.1"], ["0177.1"], ["0x7f.0.0.1"], ["0x7f.1"], ["0x7f000001"], ["0X7F000001"], ["2130706433"], ["017700000001"],
-    ["00000177.0.0.01"], ["127.0.0.0x1"], ["0x7f.0x0.0x0.0x1"], ["127.0.0.01"], ["[::ffff:127.0.0.1]"], ["[::ffff:7f00:1]"], ["[0:0:0:0:0:ffff:7f00:0001]"], ["[::FFFF:7F00:1]"], ["\uff11\uff12\uff17.0.0.1"],
+    ["127.0.0.1"],
+    ["127.1"],
+    ["127.0.1"],
+    ["0177.0.0.1"],
+    ["0177.1"],
+    ["0x7f.0.0.1"],
+    ["0x7f.1"],
+    ["0x7f000001"],
+    ["0X7F000001"],
+    ["2130706433"],
+    ["017700000001"],
+    ["00000177.0.0.01"],
+    ["127.0.0.0x1"],
+    ["0x7f.0x0.0x0.0x1"],
+    ["127.0.0.01"],
+    ["[::ffff:127.0.0.1]"],
+    ["[::ffff:7f00:1]"],
+    ["[0:0:0:0:0:ffff:7f00:0001]"],
+    ["[::FFFF:7F00:1]"],
+    ["\uff11\uff12\uff17.0.0.1"],
   ])("%s is 127.0.0.1", (text) => {
     expect(parseHost(text)).toEqual({ text: "127.0.0.1", address: Uint8Array.of(127, 0, 0, 1) });
   });
 
-  test.each([["0", "0.0.0.0"], ["0x0", "0.0.0.0"], ["00", "0.0.0.0"], ["0.0", "0.0.0.0"], ["1", "0.0.0.1"], ["0x", "0.0.0.0"], ["4294967295", "255.255.255.255"], ["0xA9FEA9FE", "169.254.169.254"], ["2852039166", "169.254.169.254"], ["169.16689662", "169.254.169.254"], ["0251.0376.0251.0376", "169.254.169.254"]])("%s is %s", (text, canonical) => {
+  test.each([
+    ["0", "0.0.0.0"],
+    ["0x0", "0.0.0.0"],
+    ["00", "0.0.0.0"],
+    ["0.0", "0.0.0.0"],
+    ["1", "0.0.0.1"],
+    ["0x", "0.0.0.0"],
+    ["4294967295", "255.255.255.255"],
+    ["0xA9FEA9FE", "169.254.169.254"],
+    ["2852039166", "169.254.169.254"],
+    ["169.16689662", "169.254.169.254"],
+    ["0251.0376.0251.0376", "169.254.169.254"],
+  ])("%s is %s", (text, canonical) => {
     expect(parseHost(text)?.text).toBe(canonical);
     expect(parseHost(text)?.address).toHaveLength(4);
   });
 
-  test.each([["[::1]", "::1"], ["[::]", "::"], ["[0:0:0:0:0:0:0:1]", "::1"], ["[2001:DB8::1]", "2001:db8::1"], ["[2001:db8:0:0:1:0:0:1]", "2001:db8::1:0:0:1"], ["[64:ff9b::7f00:1]", "64:ff9b::7f00:1"], ["[::127.0.0.1]", "::7f00:1"], ["[2002:7f00:1::]", "2002:7f00:1::"]])("%s is %s", (text, canonical) => {
+  test.each([
+    ["[::1]", "::1"],
+    ["[::]", "::"],
+    ["[0:0:0:0:0:0:0:1]", "::1"],
+    ["[2001:DB8::1]", "2001:db8::1"],
+    ["[2001:db8:0:0:1:0:0:1]", "2001:db8::1:0:0:1"],
+    ["[64:ff9b::7f00:1]", "64:ff9b::7f00:1"],
+    ["[::127.0.0.1]", "::7f00:1"],
+    ["[2002:7f00:1::]", "2002:7f00:1::"],
+  ])("%s is %s", (text, canonical) => {
     expect(parseHost(text)?.text).toBe(canonical);
     expect(parseHost(text)?.address).toHaveLength(16);
   });
 
   test("reading what was read changes nothing, whatever it was", () => {
-    const piece = fc.oneof(fc.constantFrom(...marks, ".", "-", "_", "a", "0x7f", "127", "0177", "example", "com", "xn--", "[", "::", "ffff"), fc.string({ unit: "grapheme", maxLength: 4 }));
+    const piece = fc.oneof(
+      fc.constantFrom(...marks, ".", "-", "_", "a", "0x7f", "127", "0177", "example", "com", "xn--", "[", "::", "ffff"),
+      fc.string({ unit: "grapheme", maxLength: 4 }),
+    );
     fc.assert(
-      fc.property(fc.array(piece, { maxLength: 8 }).map((pieces) => pieces.join("")), (text) => {
-        const host = parseHost(text);
-        if (!host) return;
-        expect(host.text).toMatch(/^[a-z0-9._:-]+$/);
-        const again = parseHost(host.address?.length === 16 ? `[${host.text}]` : host.text);
-        expect(again).toEqual(host);
-        // What the standard's own parser dials for it is the same.
-        const hostname = new URL(`http://${formatAuthority({ host, port: 80 })}/`).hostname;
-        expect(hostname.replace(/^\[|\]$/g, "")).toBe(host.text);
-      }),
+      fc.property(
+        fc.array(piece, { maxLength: 8 }).map((pieces) => pieces.join("")),
+        (text) => {
+          const host = parseHost(text);
+          if (!host) return;
+          expect(host.text).toMatch(/^[a-z0-9._:-]+$/);
+          const again = parseHost(host.address?.length === 16 ? `[${host.text}]` : host.text);
+          expect(again).toEqual(host);
+          // What the standard's own parser dials for it is the same.
+          const hostname = new URL(`http://${formatAuthority({ host, port: 80 })}/`).hostname;
+          expect(hostname.replace(/^\[|\]$/g, "")).toBe(host.text);
+        },
+      ),
       { numRuns: 3_000 },
     );
   });
@@ -131,7 +231,37 @@ describe("an authority", () => {
     expect([target?.host.text, target?.port]).toEqual([host, port]);
   });
 
-  test.each(["example.com", "example.com:", "example.com:0", "example.com:65536", "example.com:99999", "example.com:100000", "example.com:0443", "example.com:+443", "example.com:-1", "example.com:4 43", "example.com:0x1bb", "example.com:443:80", "example.com:http", ":443", "443", "*", "/", "user@example.com:443", "user:pass@example.com:443", "http://example.com:443", "https://example.com", "example.com:443/", "example.com:443/path", "example.com:443?a", "example.com:443#a", "b\u00fccher.example:443", "b\u00c3\u00bccher.example:443", "exam\u00adple.com:443", "\uff45xample.com:443"])("%j is none", (text) => {
+  test.each([
+    "example.com",
+    "example.com:",
+    "example.com:0",
+    "example.com:65536",
+    "example.com:99999",
+    "example.com:100000",
+    "example.com:0443",
+    "example.com:+443",
+    "example.com:-1",
+    "example.com:4 43",
+    "example.com:0x1bb",
+    "example.com:443:80",
+    "example.com:http",
+    ":443",
+    "443",
+    "*",
+    "/",
+    "user@example.com:443",
+    "user:pass@example.com:443",
+    "http://example.com:443",
+    "https://example.com",
+    "example.com:443/",
+    "example.com:443/path",
+    "example.com:443?a",
+    "example.com:443#a",
+    "b\u00fccher.example:443",
+    "b\u00c3\u00bccher.example:443",
+    "exam\u00adple.com:443",
+    "\uff45xample.com:443",
+  ])("%j is none", (text) => {
     expect(parseAuthority(text)).toBeUndefined();
   });
 });
@@ -209,7 +339,10 @@ describe("a verdict", () => {
   });
 
   test("a refusal is one line and says what to add", () => {
-    expect(refusalOf("not_listed", target("EXAMPLE.com:443"))).toEqual({ status: 403, text: 'example.com is not open to this session: add "example.com" to allowed_hosts of its profile' });
+    expect(refusalOf("not_listed", target("EXAMPLE.com:443"))).toEqual({
+      status: 403,
+      text: 'example.com is not open to this session: add "example.com" to allowed_hosts of its profile',
+    });
     for (const reason of ["not_listed", "port", "private_address", "unresolved", "unreachable"] as const) {
       expect(refusalOf(reason, target("[::1]:443")).text).toMatch(/^[\x20-\x7e]+$/);
     }
@@ -231,7 +364,44 @@ describe("an absolute URI", () => {
     expect([read?.target.host.text, read?.target.port, read?.path]).toEqual([host, port, path]);
   });
 
-  test.each(["/", "*", "", "example.com", "example.com:80", "https://example.com/", "ftp://example.com/", "file:///etc/passwd", "http:example.com", "http:/example.com", "http:///example.com", "http://", "http:///", "http://user@example.com/", "http://user:pass@example.com/", "http://@example.com/", "http://allowed.com@evil.test/", "http://evil.test\\@allowed.com/", "http://evil.test\\.allowed.com/", "http://allowed.com\\/", "http://allowed.com%00.evil.test/", "http://allowed.com%2eevil.test/", "http://allowed.com /", "http://allowed.com/a b", "http://allowed.com/\r\nHost: x", "http://allowed.com/#fragment", "http://allowed.com#@evil.test/", "http://allowed.com:80:80/", "http://allowed.com:/", "http://allowed.com./", "http://b\u00fccher.example/", "http://a.test/\u00fc", "javascript:alert(1)", "http://[::1/", "http://[::1%25lo]/", "ws://a.test/"])("%j is refused", (uri) => {
+  test.each([
+    "/",
+    "*",
+    "",
+    "example.com",
+    "example.com:80",
+    "https://example.com/",
+    "ftp://example.com/",
+    "file:///etc/passwd",
+    "http:example.com",
+    "http:/example.com",
+    "http:///example.com",
+    "http://",
+    "http:///",
+    "http://user@example.com/",
+    "http://user:pass@example.com/",
+    "http://@example.com/",
+    "http://allowed.com@evil.test/",
+    "http://evil.test\\@allowed.com/",
+    "http://evil.test\\.allowed.com/",
+    "http://allowed.com\\/",
+    "http://allowed.com%00.evil.test/",
+    "http://allowed.com%2eevil.test/",
+    "http://allowed.com /",
+    "http://allowed.com/a b",
+    "http://allowed.com/\r\nHost: x",
+    "http://allowed.com/#fragment",
+    "http://allowed.com#@evil.test/",
+    "http://allowed.com:80:80/",
+    "http://allowed.com:/",
+    "http://allowed.com./",
+    "http://b\u00fccher.example/",
+    "http://a.test/\u00fc",
+    "javascript:alert(1)",
+    "http://[::1/",
+    "http://[::1%25lo]/",
+    "ws://a.test/",
+  ])("%j is refused", (uri) => {
     expect(parseAbsoluteUri(uri)).toBeUndefined();
   });
 });

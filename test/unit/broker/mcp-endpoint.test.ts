@@ -55,13 +55,21 @@ test("what a refusing rename throws ends the stream", async () => {
 });
 
 test("where the stream is cut into chunks makes no difference, and other events keep every byte", async () => {
-  const line = fc.oneof(fc.constantFrom("event: endpoint", "data: /m", "event: message", ": c", "id: 1"), fc.string({ unit: "grapheme", maxLength: 5 }).map((text) => `data: ${text.replace(/[\r\n]/g, "")}`));
-  const event = fc.tuple(fc.array(line, { minLength: 1, maxLength: 4 }), fc.constantFrom("\n", "\r\n")).map(([lines, end]) => lines.concat("", "").join(end));
+  const line = fc.oneof(
+    fc.constantFrom("event: endpoint", "data: /m", "event: message", ": c", "id: 1"),
+    fc.string({ unit: "grapheme", maxLength: 5 }).map((text) => `data: ${text.replace(/[\r\n]/g, "")}`),
+  );
+  const event = fc
+    .tuple(fc.array(line, { minLength: 1, maxLength: 4 }), fc.constantFrom("\n", "\r\n"))
+    .map(([lines, end]) => lines.concat("", "").join(end));
   await fc.assert(
     fc.asyncProperty(fc.array(event, { maxLength: 4 }), fc.array(fc.nat(60), { maxLength: 8 }), async (events, cuts) => {
       const bytes = Buffer.from(events.join(""));
       const places = [0, ...cuts.map((cut) => Math.min(cut, bytes.length)).sort((a, b) => a - b), bytes.length];
-      const chunks = places.slice(1).map((place, index) => bytes.subarray(places[index], place)).filter((chunk) => chunk.length > 0);
+      const chunks = places
+        .slice(1)
+        .map((place, index) => bytes.subarray(places[index], place))
+        .filter((chunk) => chunk.length > 0);
       const whole = await passed([bytes]);
       // A CR LF at the end of an event is passed in two steps, so a cut may fall between them.
       expect(await passed(chunks)).toBe(whole);

@@ -43,7 +43,12 @@ describe("dialling", () => {
 
   test("leaves out what may not be dialled of a mixed answer, and tries the rest in turn", async () => {
     const before = seen.length;
-    const outbound = createOutbound({ ...noOwn, resolve: async () => ["10.0.0.1", "::1", "169.254.169.254", "127.0.0.9", "127.0.0.3", "not an address", "fe80::1%lo"], allowPrivate: ["127.0.0.9", "127.0.0.3/32"], connectTimeoutMs: 500 });
+    const outbound = createOutbound({
+      ...noOwn,
+      resolve: async () => ["10.0.0.1", "::1", "169.254.169.254", "127.0.0.9", "127.0.0.3", "not an address", "fe80::1%lo"],
+      allowPrivate: ["127.0.0.9", "127.0.0.3/32"],
+      connectTimeoutMs: 500,
+    });
     // Nothing listens for the first when its own port is asked for.
     expect(outcome(await outbound.dial(host("mixed.test"), port))).toBe("127.0.0.9");
     expect(seen.slice(before)).toEqual(["127.0.0.9"]);
@@ -55,7 +60,23 @@ describe("dialling", () => {
 
   test("is refused for every private form of an address, listed or resolved", async () => {
     const outbound = createOutbound({ ...noOwn, resolve: async (name) => [name.slice(0, -".test".length).replaceAll("_", ":")] });
-    for (const text of ["127.0.0.1", "0", "127.1", "0x7f000001", "[::1]", "[::]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[fd00:ec2::254]", "169.254.169.254", "100.100.100.200", "10.0.0.1", "224.0.0.1", "255.255.255.255"]) {
+    for (const text of [
+      "127.0.0.1",
+      "0",
+      "127.1",
+      "0x7f000001",
+      "[::1]",
+      "[::]",
+      "[::ffff:7f00:1]",
+      "[64:ff9b::7f00:1]",
+      "[2002:7f00:1::]",
+      "[fd00:ec2::254]",
+      "169.254.169.254",
+      "100.100.100.200",
+      "10.0.0.1",
+      "224.0.0.1",
+      "255.255.255.255",
+    ]) {
       expect([text, outcome(await outbound.dial(host(text), port))]).toEqual([text, "private_address"]);
     }
     expect(outcome(await outbound.dial(host("__1.test"), port))).toBe("private_address");
@@ -65,7 +86,11 @@ describe("dialling", () => {
   });
 
   test("never leads to the server's own addresses, public as they may be", async () => {
-    const outbound = createOutbound({ resolve: async () => ["203.0.114.7", "2a00::7"], ownAddresses: () => ["203.0.114.7", "2a00::7"], connectTimeoutMs: 200 });
+    const outbound = createOutbound({
+      resolve: async () => ["203.0.114.7", "2a00::7"],
+      ownAddresses: () => ["203.0.114.7", "2a00::7"],
+      connectTimeoutMs: 200,
+    });
     expect(outcome(await outbound.dial(host("203.0.114.7"), 9))).toBe("private_address");
     expect(outcome(await outbound.dial(host("[2a00:0::7]"), 9))).toBe("private_address");
     expect(outcome(await outbound.dial(host("me.test"), 9))).toBe("private_address");

@@ -151,7 +151,8 @@ export const MemoryObstacle = {
   UNSPECIFIED: 0,
 
   /**
-   * A symbolic link, a FIFO, a socket or a device.
+   * A symbolic link, a FIFO, a socket, a device, or something without the
+   * permission to read it.
    *
    * @generated from enum value: MEMORY_OBSTACLE_NOT_A_FILE = 1;
    */
