@@ -1,7 +1,7 @@
 // `npm run bench`: what Carrel costs, as ratios to floors that are measured in turns with it, in the same run.
 import { loadavg } from "node:os";
 import { parseArgs } from "node:util";
-import { judge, type Judged, type Measure } from "./measure.ts";
+import { type Judged, judge, type Measure } from "./measure.ts";
 import { append } from "./measures/append.ts";
 import { fanOut } from "./measures/fan-out.ts";
 import { firstRequest } from "./measures/first-request.ts";
@@ -22,7 +22,9 @@ const usage = `npm run bench -- [--only NAME[,NAME…]] [--quick] [--json]
 `;
 
 function readArguments(): { json: boolean; quick: boolean; chosen: readonly Measure[] } {
-  const { values } = parseArgs({ options: { only: { type: "string" }, quick: { type: "boolean", default: false }, json: { type: "boolean", default: false } } });
+  const { values } = parseArgs({
+    options: { only: { type: "string" }, quick: { type: "boolean", default: false }, json: { type: "boolean", default: false } },
+  });
   const names = values.only?.split(",") ?? measures.map(({ name }) => name);
   const unknown = names.find((name) => !measures.some((measure) => measure.name === name));
   if (unknown !== undefined) throw new TypeError(`there is no measure "${unknown}"`);
@@ -66,6 +68,8 @@ try {
   await main();
 } catch (error) {
   const misused = error instanceof TypeError;
-  process.stderr.write(misused ? `bench: ${error.message}\n\n${usage}` : `bench: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+  process.stderr.write(
+    misused ? `bench: ${error.message}\n\n${usage}` : `bench: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
+  );
   process.exitCode = misused ? 2 : 1;
 }

@@ -1,4 +1,11 @@
-import { type McpServerConfig, type PermissionResult, type Query, query, type SDKMessage, type SDKUserMessage } from "@anthropic-ai/claude-agent-sdk";
+import {
+  type McpServerConfig,
+  type PermissionResult,
+  type Query,
+  query,
+  type SDKMessage,
+  type SDKUserMessage,
+} from "@anthropic-ai/claude-agent-sdk";
 import type { JsonObject } from "@bufbuild/protobuf";
 
 /** One tool call before it runs. `agentId` names the sub-agent that makes it. */
@@ -56,7 +63,9 @@ export function startAgent(options: AgentOptions): Agent {
       // The agent would let some calls pass by itself; asking is forced for every one, those of sub-agents included.
       hooks: { PreToolUse: [{ timeout: hookSeconds, hooks: [() => Promise.resolve(ask)] }] },
       canUseTool: (toolName, input, { signal, toolUseID, agentID }) =>
-        options.decide({ toolUseId: toolUseID, toolName, input: input as JsonObject, agentId: agentID, signal }).then((decision) => permission(toolName, input, decision)),
+        options
+          .decide({ toolUseId: toolUseID, toolName, input: input as JsonObject, agentId: agentID, signal })
+          .then((decision) => permission(toolName, input, decision)),
     },
   });
   return {

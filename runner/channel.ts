@@ -5,10 +5,16 @@ import { type Client, Code, ConnectError, createClient } from "@connectrpc/conne
 import { createConnectTransport } from "@connectrpc/connect-node";
 import type { Command } from "../gen/carrel/runner/v1/command_pb.ts";
 import type { MemoryChange } from "../gen/carrel/runner/v1/memory_pb.ts";
-import { type AttachResponse, PushDeltasRequestSchema, type PushDeltasRequest, type RunnerEventSchema, RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
+import type { DecideToolRequest } from "../gen/carrel/runner/v1/runner_service_pb.ts";
+import {
+  type AttachResponse,
+  type PushDeltasRequest,
+  PushDeltasRequestSchema,
+  type RunnerEventSchema,
+  RunnerService,
+} from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
-import type { DecideToolRequest } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { withinLimit } from "./limit.ts";
 import type { DeltaInit, PayloadKind } from "./translate.ts";
 
@@ -22,7 +28,9 @@ export type Channel = {
   /** Resolves when everything appended so far is committed. */
   flushed(): Promise<void>;
   pushDelta(delta: DeltaInit): void;
-  decide(call: Pick<DecideToolRequest, "toolUseId" | "toolName" | "parentToolUseId"> & { input: DecideToolRequest["input"] }): ReturnType<Client<typeof RunnerService>["decideTool"]>;
+  decide(
+    call: Pick<DecideToolRequest, "toolUseId" | "toolName" | "parentToolUseId"> & { input: DecideToolRequest["input"] },
+  ): ReturnType<Client<typeof RunnerService>["decideTool"]>;
   /** Brings changes of the memory bank back; answers with those that were not taken. */
   syncMemory(changes: MemoryChange[]): ReturnType<Client<typeof RunnerService>["syncMemory"]>;
   /** Follows the commands until the channel ends; each is given to `onCommand` once and in order. */
@@ -146,7 +154,9 @@ function createAppender(client: Client<typeof RunnerService>, lease: Lease, hear
 
 function nextBatch(waiting: readonly { event: RunnerEventInit; bytes: number }[]): RunnerEventInit[] {
   let bytes = 0;
-  const end = waiting.findIndex((item, index) => index > 0 && (index >= batchEvents || (bytes += item.bytes) + waiting[0]!.bytes > batchBytes));
+  const end = waiting.findIndex(
+    (item, index) => index > 0 && (index >= batchEvents || (bytes += item.bytes) + waiting[0]!.bytes > batchBytes),
+  );
   return waiting.slice(0, end < 0 ? batchEvents : end).map(({ event }) => event);
 }
 
@@ -229,7 +239,15 @@ async function persistently<T>(call: () => Promise<T>): Promise<T> {
   }
 }
 
-const passing: ReadonlySet<Code> = new Set([Code.Unavailable, Code.Canceled, Code.Aborted, Code.DeadlineExceeded, Code.Unknown, Code.Internal, Code.ResourceExhausted]);
+const passing: ReadonlySet<Code> = new Set([
+  Code.Unavailable,
+  Code.Canceled,
+  Code.Aborted,
+  Code.DeadlineExceeded,
+  Code.Unknown,
+  Code.Internal,
+  Code.ResourceExhausted,
+]);
 
 function reasonOf(error: ConnectError): string | undefined {
   return error.findDetails(ErrorInfoSchema)[0]?.reason;

@@ -29,13 +29,20 @@ function shortened(payload: EventPayload): EventPayload {
   switch (kind.case) {
     case "toolResult": {
       const content = kind.value.content ? shorten(toJson(ValueSchema, kind.value.content)) : "";
-      return create(EventPayloadSchema, { kind: { case: "toolResult", value: { ...kind.value, content: fromJson(ValueSchema, content) } } });
+      return create(EventPayloadSchema, {
+        kind: { case: "toolResult", value: { ...kind.value, content: fromJson(ValueSchema, content) } },
+      });
     }
     case "toolUse":
-      return create(EventPayloadSchema, { kind: { case: "toolUse", value: { ...kind.value, input: shorten(kind.value.input ?? {}) as Record<string, JsonValue> } } });
+      return create(EventPayloadSchema, {
+        kind: { case: "toolUse", value: { ...kind.value, input: shorten(kind.value.input ?? {}) as Record<string, JsonValue> } },
+      });
     case "assistant":
       return create(EventPayloadSchema, {
-        kind: { case: "assistant", value: { ...kind.value, content: { case: kind.value.content.case ?? "text", value: cut(kind.value.content.value ?? "") } } },
+        kind: {
+          case: "assistant",
+          value: { ...kind.value, content: { case: kind.value.content.case ?? "text", value: cut(kind.value.content.value ?? "") } },
+        },
       });
     case "result":
       return create(EventPayloadSchema, { kind: { case: "result", value: { ...kind.value, summary: cut(kind.value.summary) } } });

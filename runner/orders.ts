@@ -35,7 +35,8 @@ export function settingsOf(manifest: Manifest, boot: Boot, door: URL): AgentSett
     environment: { ...manifest.environment, ...(manifest.egress ? proxyEnvironment(door, boot.phantomToken) : {}) },
     mcpServers: Object.fromEntries(
       Object.entries(manifest.mcpServers).map(([name, server]): [string, McpServerConfig] => {
-        if (server.type === McpTransport.STDIO) return [name, { type: "stdio", command: server.command, args: server.args, env: server.env }];
+        if (server.type === McpTransport.STDIO)
+          return [name, { type: "stdio", command: server.command, args: server.args, env: server.env }];
         const remote = { url: new URL(`/mcp/${name}`, door).href, headers: { authorization: `Bearer ${boot.phantomToken}` } };
         return [name, { type: server.type === McpTransport.SSE ? "sse" : "http", ...remote }];
       }),
@@ -44,7 +45,12 @@ export function settingsOf(manifest: Manifest, boot: Boot, door: URL): AgentSett
 }
 
 /** The whole environment of the agent. The token in it opens the broker of this sandbox and nothing else. */
-export function agentEnvironment(settings: AgentSettings, own: Readonly<Record<string, string | undefined>>, boot: Boot, door: URL): Record<string, string> {
+export function agentEnvironment(
+  settings: AgentSettings,
+  own: Readonly<Record<string, string | undefined>>,
+  boot: Boot,
+  door: URL,
+): Record<string, string> {
   return {
     ...settings.environment,
     HOME: own["HOME"] ?? "/home/agent",

@@ -3,7 +3,7 @@ import type { SDKMessage } from "@anthropic-ai/claude-agent-sdk";
 import type { JsonObject, JsonValue, MessageInitShape } from "@bufbuild/protobuf";
 import { fromJson } from "@bufbuild/protobuf";
 import { ValueSchema } from "@bufbuild/protobuf/wkt";
-import { type DeltaSchema, DeltaKind, type EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
+import { DeltaKind, type DeltaSchema, type EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 
 export type PayloadKind = NonNullable<MessageInitShape<typeof EventPayloadSchema>["kind"]>;
 export type DeltaInit = MessageInitShape<typeof DeltaSchema>;
@@ -98,7 +98,12 @@ function pieceOf(delta: Block): { kind: DeltaKind; text: string } | undefined {
   return undefined;
 }
 
-function assistantEvent(block: Block, { id, model }: { id: string; model: string }, blockId: string, parentToolUseId: string): PayloadKind[] {
+function assistantEvent(
+  block: Block,
+  { id, model }: { id: string; model: string },
+  blockId: string,
+  parentToolUseId: string,
+): PayloadKind[] {
   const about = { blockId, messageId: id, model, parentToolUseId };
   switch (block.type) {
     case "text":
@@ -107,7 +112,18 @@ function assistantEvent(block: Block, { id, model }: { id: string; model: string
       return [{ case: "assistant", value: { ...about, content: { case: "thinking", value: String(block["thinking"]) } } }];
     case "tool_use":
     case "server_tool_use":
-      return [{ case: "toolUse", value: { id: String(block["id"]), name: String(block["name"]), input: (block["input"] ?? {}) as JsonObject, blockId, parentToolUseId } }];
+      return [
+        {
+          case: "toolUse",
+          value: {
+            id: String(block["id"]),
+            name: String(block["name"]),
+            input: (block["input"] ?? {}) as JsonObject,
+            blockId,
+            parentToolUseId,
+          },
+        },
+      ];
     default:
       return [];
   }
@@ -136,6 +152,11 @@ function turnResult(message: Loose, interrupted: boolean): PayloadKind {
   const errors = Array.isArray(message["errors"]) ? message["errors"].join("\n") : "";
   return {
     case: "result",
-    value: { success: !failed && !interrupted, subtype, summary: String(message["result"] ?? errors), numTurns: Number(message["num_turns"] ?? 0) },
+    value: {
+      success: !failed && !interrupted,
+      subtype,
+      summary: String(message["result"] ?? errors),
+      numTurns: Number(message["num_turns"] ?? 0),
+    },
   };
 }

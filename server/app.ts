@@ -7,15 +7,15 @@ import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
 import { createValidateInterceptor } from "@connectrpc/validate";
 import { RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ChannelService } from "../gen/carrel/v1/channel_service_pb.ts";
-import { MemoryService } from "../gen/carrel/v1/memory_service_pb.ts";
 import { CredentialService } from "../gen/carrel/v1/credential_service_pb.ts";
+import { MemoryService } from "../gen/carrel/v1/memory_service_pb.ts";
 import { ProfileService } from "../gen/carrel/v1/profile_service_pb.ts";
 import { RegistrationService } from "../gen/carrel/v1/registration_service_pb.ts";
 import { SessionService } from "../gen/carrel/v1/session_service_pb.ts";
+import { createBell } from "./bell.ts";
 import { createLedger } from "./broker/ledger.ts";
 import { createModelGateway } from "./broker/model-gateway.ts";
 import { readPriceTable } from "./broker/prices.ts";
-import { createBell } from "./bell.ts";
 import { createChannelActions } from "./channel/actions.ts";
 import { createChangedSessions } from "./channel/changed-sessions.ts";
 import { derivePattern } from "./channel/permissions/derive.ts";
@@ -35,7 +35,6 @@ import { migrateToLatest } from "./db/migrate.ts";
 import { createUnavailableInterceptor, tellingUnavailable } from "./db/unavailable-interceptor.ts";
 import { lockDirectory } from "./directory-lock.ts";
 import { createLanding } from "./http/landing.ts";
-import { createRateLimiter } from "./limits/limiter.ts";
 import { peekProtocol } from "./http/preface.ts";
 import { createHttpServer } from "./http/server.ts";
 import { createAuthorizationGate, createAuthorizationInterceptor, createAuthorizer, requireUser } from "./identity/authorize.ts";
@@ -46,10 +45,11 @@ import { createUserDirectory } from "./identity/user-directory.ts";
 import { createTokenVerifier } from "./identity/verify.ts";
 import { createFeeds } from "./journal/feed.ts";
 import { createJournal } from "./journal/journal.ts";
-import { createJournalReader } from "./journal/reader.ts";
 import { pinnedSettings } from "./journal/pinned.ts";
+import { createJournalReader } from "./journal/reader.ts";
 import type { PermissionModeWord } from "./journal/session-view.ts";
 import type { SessionRow } from "./journal/store.ts";
+import { createRateLimiter } from "./limits/limiter.ts";
 import type { Log } from "./log.ts";
 import { createMemoryService } from "./memory/service.ts";
 import { applyToBank, readBank } from "./memory/sessions.ts";
@@ -67,8 +67,8 @@ import { createRunnerListener } from "./runners/listener.ts";
 import { createReconciler } from "./runners/reconciler.ts";
 import { createRunnerServer } from "./runners/server.ts";
 import { createRunnerService } from "./runners/service.ts";
-import { findByLeaseHash } from "./runners/store.ts";
 import { createStandby } from "./runners/standby.ts";
+import { findByLeaseHash } from "./runners/store.ts";
 import { selectDriver } from "./sandbox/select.ts";
 import { sessionMessage } from "./sessions/message.ts";
 import { forgetOldRequestIds, once } from "./sessions/request-ids.ts";
@@ -110,7 +110,10 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   closers.push(lock.release);
   await mkdir(config.runtimeDirectory, { recursive: true, mode: 0o700 });
   if (!(await isMemoryBacked(config.runtimeDirectory))) {
-    log.warn({ directory: config.runtimeDirectory }, "the runtime directory is on a disk: live conversations lie there in clear; set CARREL_RUNTIME_DIR to a tmpfs");
+    log.warn(
+      { directory: config.runtimeDirectory },
+      "the runtime directory is on a disk: live conversations lie there in clear; set CARREL_RUNTIME_DIR to a tmpfs",
+    );
   }
   const issuer = await openLocalIssuer(config.dataDirectory);
   const { db, keys, listener } = await openDatabase(config, log, closers);
@@ -133,12 +136,17 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const feeds = createFeeds();
   const commandBells = createBells();
   const changed = createChangedSessions();
-  const bell = await createBell({ db, listener, log, onRing(sessionId, ownerId) {
-    feeds.ring(sessionId);
-    commandBells.ring(sessionId);
-    if (sessionId && ownerId) changed.ring(ownerId, sessionId);
-    else changed.ringAll();
-  } });
+  const bell = await createBell({
+    db,
+    listener,
+    log,
+    onRing(sessionId, ownerId) {
+      feeds.ring(sessionId);
+      commandBells.ring(sessionId);
+      if (sessionId && ownerId) changed.ring(ownerId, sessionId);
+      else changed.ringAll();
+    },
+  });
   closers.push(bell.close);
   const journal = createJournal({
     db,
@@ -154,7 +162,13 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const credentials = createOpenedCredentials({ db, userVault });
   closers.push(() => credentials.close());
 
-  const ledger = createLedger({ db, journal, prices: readPriceTable(config.priceTable), hashToken, poke: (sessionId) => reconciler.poke(sessionId) });
+  const ledger = createLedger({
+    db,
+    journal,
+    prices: readPriceTable(config.priceTable),
+    hashToken,
+    poke: (sessionId) => reconciler.poke(sessionId),
+  });
   const gateway = createModelGateway({
     ...ledger,
     baseUrl: config.anthropicBaseUrl,
@@ -165,23 +179,30 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   closers.push(ledger.close, gateway.close);
   const runnerServer = createRunnerServer({
     routes: (router) =>
-      router.service(RunnerService, createRunnerService({
-        db,
-        journal,
-        feeds,
-        commandBells,
-        hashToken,
-        userVault,
-        decide: verdict,
-        memory: { read: readBank, apply: applyToBank },
-        onDetached: (lease, exit) => reconciler.detached(lease, exit),
-        settled: ledger.settled,
-        staleMs: config.heartbeatStaleMs,
-        maxSessionMs: config.maxSessionMs,
-        heartbeatMs: config.heartbeatMs,
-        assigned: (attachToken, signal) => standby.assigned(attachToken, signal),
-      })),
-    interceptors: [createUnavailableInterceptor(), createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }), createValidateInterceptor()],
+      router.service(
+        RunnerService,
+        createRunnerService({
+          db,
+          journal,
+          feeds,
+          commandBells,
+          hashToken,
+          userVault,
+          decide: verdict,
+          memory: { read: readBank, apply: applyToBank },
+          onDetached: (lease, exit) => reconciler.detached(lease, exit),
+          settled: ledger.settled,
+          staleMs: config.heartbeatStaleMs,
+          maxSessionMs: config.maxSessionMs,
+          heartbeatMs: config.heartbeatMs,
+          assigned: (attachToken, signal) => standby.assigned(attachToken, signal),
+        }),
+      ),
+    interceptors: [
+      createUnavailableInterceptor(),
+      createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }),
+      createValidateInterceptor(),
+    ],
     peekProtocol,
     onModelRequest: gateway.handle,
     log,
@@ -221,56 +242,82 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   closers.push(reconciler.stop);
 
   const limiter = createRateLimiter({ perMinute: config.limits.perMinute });
-  const actions = createChannelActions({ limitPrompt: limiter.prompt, db, journal, rules: { derive: derivePattern, matches: patternMatches, verdict }, userVault, ownedBy, once });
+  const actions = createChannelActions({
+    limitPrompt: limiter.prompt,
+    db,
+    journal,
+    rules: { derive: derivePattern, matches: patternMatches, verdict },
+    userVault,
+    ownedBy,
+    once,
+  });
   const isPattern = (text: string) => parsePattern(text) !== undefined;
   const place = { region: config.region, demo: config.demo, showSettings: optionsMessage };
   const directory = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
   const services = (router: ConnectRouter) => {
-    router.service(RegistrationService, createRegistrationService({ limitRegistration: (person) => limiter.registration(db, person), db, createUserKey: async (tx, userId) => {
-      await vault.createUserKey(tx, userId);
-      await provisionDefaults(tx, userId);
-    }, allowedDomains: config.allowedEmailDomains, onRegistered: directory.forget }));
+    router.service(
+      RegistrationService,
+      createRegistrationService({
+        limitRegistration: (person) => limiter.registration(db, person),
+        db,
+        createUserKey: async (tx, userId) => {
+          await vault.createUserKey(tx, userId);
+          await provisionDefaults(tx, userId);
+        },
+        allowedDomains: config.allowedEmailDomains,
+        onRegistered: directory.forget,
+      }),
+    );
     router.service(CredentialService, createCredentialService({ db, userVault, onChanged: credentials.forget }));
-    router.service(SessionService, createSessionService({
-      db,
-      journal,
-      userVault,
-      userIdOf: (context) => requireUser(context).userId,
-      hasCredential,
-      effectiveSettings: createEffectiveSettings(createProfileOpener({ db, userVault }), isPattern),
-      poke: reconciler.poke,
-      announce(ownerId, sessionId) {
-        changed.ring(ownerId, sessionId);
-        bell.ring(sessionId, ownerId);
-      },
-      concurrentSessions: config.limits.concurrentSessions,
-      host: installation,
-      limitCreate: limiter.sessionCreate,
-      place,
-    }));
-    router.service(ProfileService, createProfileService({
-      db,
-      userVault,
-      once,
-      checkedName,
-      isPattern,
-      limit: config.limits.profiles,
-      userIdOf: (context) => requireUser(context).userId,
-      sessionSettings: async (ownerId, sessionId) => pinnedSettings(await userVault(ownerId), await reader.session(ownerId, sessionId)),
-    }));
+    router.service(
+      SessionService,
+      createSessionService({
+        db,
+        journal,
+        userVault,
+        userIdOf: (context) => requireUser(context).userId,
+        hasCredential,
+        effectiveSettings: createEffectiveSettings(createProfileOpener({ db, userVault }), isPattern),
+        poke: reconciler.poke,
+        announce(ownerId, sessionId) {
+          changed.ring(ownerId, sessionId);
+          bell.ring(sessionId, ownerId);
+        },
+        concurrentSessions: config.limits.concurrentSessions,
+        host: installation,
+        limitCreate: limiter.sessionCreate,
+        place,
+      }),
+    );
+    router.service(
+      ProfileService,
+      createProfileService({
+        db,
+        userVault,
+        once,
+        checkedName,
+        isPattern,
+        limit: config.limits.profiles,
+        userIdOf: (context) => requireUser(context).userId,
+        sessionSettings: async (ownerId, sessionId) => pinnedSettings(await userVault(ownerId), await reader.session(ownerId, sessionId)),
+      }),
+    );
     router.service(MemoryService, createMemoryService({ db, userVault, userIdOf: (context) => requireUser(context).userId }));
-    router.service(ChannelService, createChannelService({
-      db,
-      actions,
-      reader,
-      changed,
-      userVault,
-      userOf: requireUser,
-      streamSignal: (context: HandlerContext) => untilExpiry(requireUser(context), context.signal),
-      sessionMessage: (row, vaultOfUser) => sessionMessage(row, vaultOfUser, place),
-      listAliveOf: (ownerId) => listAliveOf(db, ownerId),
-      listOwned: (ownerId, sessionIds) => listOwned(db, ownerId, sessionIds),
-    }));
+    router.service(
+      ChannelService,
+      createChannelService({
+        db,
+        actions,
+        reader,
+        changed,
+        userVault,
+        userOf: requireUser,
+        streamSignal: (context: HandlerContext) => untilExpiry(requireUser(context), context.signal),
+        sessionMessage: (row, vaultOfUser) => sessionMessage(row, vaultOfUser, place),
+        listAliveOf: (ownerId) => listAliveOf(db, ownerId),
+        listOwned: (ownerId, sessionIds) => listOwned(db, ownerId, sessionIds),
+      }),
+    );
   };
   const verify = createTokenVerifier([createLocalVerifier(issuer), ...config.oidcIssuers.map((oidc) => createOidcIssuer(oidc, { log }))]);
   const authorize = tellingUnavailable(createAuthorizer({ verify, findUser: directory.find, publicServices: [] }));
@@ -297,7 +344,13 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     address: { host: config.host, port: config.port },
   });
   await reconciler.start();
-  const sweep = setInterval(() => Promise.all([forgetOldRequestIds(db), limiter.sweep(db)]).catch((error: Error) => log.warn({ err: error }, "old request ids and limits not forgotten")), 3_600_000);
+  const sweep = setInterval(
+    () =>
+      Promise.all([forgetOldRequestIds(db), limiter.sweep(db)]).catch((error: Error) =>
+        log.warn({ err: error }, "old request ids and limits not forgotten"),
+      ),
+    3_600_000,
+  );
   closers.push(() => clearInterval(sweep));
   const { host, port } = await http.listen();
   closers.push(() => http.close(config.drainMs), sockets.close);
@@ -312,7 +365,11 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
 async function openDatabase(config: Config, log: Log, closers: Closers) {
   const embedded = config.databaseUrl
     ? undefined
-    : await startEmbeddedPostgres({ dataDirectory: join(config.dataDirectory, "postgres"), socketDirectory: join(config.runtimeDirectory, "pg"), log });
+    : await startEmbeddedPostgres({
+        dataDirectory: join(config.dataDirectory, "postgres"),
+        socketDirectory: join(config.runtimeDirectory, "pg"),
+        log,
+      });
   if (embedded) closers.push(embedded.stop);
   const connection = config.databaseUrl ?? embedded!.connectionConfig;
   const onLost = () => {
@@ -339,7 +396,12 @@ async function openVault(config: Config, db: Database, log: Log, closers: Closer
   if ((await store.listCanaries()).length === 0 && !(await exists(config.rootKeyFile))) await createRootKeyFile(sodium, config.rootKeyFile);
   const keyring = await readRootKeyring(sodium, config.rootKeyFile);
   closers.push(() => keyring.close());
-  const vault = createVault({ sodium, keyring, store, audit: (event) => log.info({ audit: event.kind, user_id: event.userId, purpose: event.purpose }, "vault") });
+  const vault = createVault({
+    sodium,
+    keyring,
+    store,
+    audit: (event) => log.info({ audit: event.kind, user_id: event.userId, purpose: event.purpose }, "vault"),
+  });
   await vault.verifyAtStart();
   closers.push(() => vault.close());
   return { vault, keyring };

@@ -1,9 +1,9 @@
 // The only reader of process.env. Everything is checked here, and every problem is reported at once, by name.
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
-import { arch, platform } from "node:process";
-import { join, resolve } from "node:path";
 import { createRequire } from "node:module";
+import { join, resolve } from "node:path";
+import { arch, platform } from "node:process";
 import { fileURLToPath } from "node:url";
 import type { SandboxChoice } from "./sandbox/select.ts";
 
@@ -58,17 +58,47 @@ export const settings = {
   tlsCert: setting("CARREL_TLS_CERT_FILE", "", "certificate chain (PEM) to serve TLS with", optional(file)),
   allowedOrigins: setting("CARREL_ALLOWED_ORIGINS", "", "browser origins besides the server's own, comma-separated", list),
   dataDirectory: setting("CARREL_DATA_DIR", "./.carrel", "keys, embedded Postgres, workspaces", path),
-  runtimeDirectory: setting("CARREL_RUNTIME_DIR", "", "memory-backed directory for sockets and live conversations; default below /dev/shm", optional(path)),
+  runtimeDirectory: setting(
+    "CARREL_RUNTIME_DIR",
+    "",
+    "memory-backed directory for sockets and live conversations; default below /dev/shm",
+    optional(path),
+  ),
   databaseUrl: setting("DATABASE_URL", "", "external Postgres instead of the embedded one", optional(text)),
   databasePoolSize: setting("CARREL_DATABASE_POOL", "20", "connections to the database", integer(2, 500)),
-  rootKeyFile: setting("CARREL_ROOT_KEY_FILE", "", "root key file; default `root.key` in the data directory, made on first start only", optional(path)),
-  oidcIssuers: setting("CARREL_OIDC_ISSUERS", "", "trusted issuers as `issuer|audience`, comma-separated; empty: the built-in issuer only", issuers),
-  allowedEmailDomains: setting("CARREL_ALLOWED_EMAIL_DOMAINS", "", "e-mail domains that may register, comma-separated; empty: everybody", list),
-  sandbox: setting("CARREL_SANDBOX", "auto", "`auto`, `bubblewrap`, or `none` (no isolation, development only)", oneOf<SandboxChoice>("auto", "bubblewrap", "none")),
+  rootKeyFile: setting(
+    "CARREL_ROOT_KEY_FILE",
+    "",
+    "root key file; default `root.key` in the data directory, made on first start only",
+    optional(path),
+  ),
+  oidcIssuers: setting(
+    "CARREL_OIDC_ISSUERS",
+    "",
+    "trusted issuers as `issuer|audience`, comma-separated; empty: the built-in issuer only",
+    issuers,
+  ),
+  allowedEmailDomains: setting(
+    "CARREL_ALLOWED_EMAIL_DOMAINS",
+    "",
+    "e-mail domains that may register, comma-separated; empty: everybody",
+    list,
+  ),
+  sandbox: setting(
+    "CARREL_SANDBOX",
+    "auto",
+    "`auto`, `bubblewrap`, or `none` (no isolation, development only)",
+    oneOf<SandboxChoice>("auto", "bubblewrap", "none"),
+  ),
   memoryBytes: setting("CARREL_SANDBOX_MEMORY_BYTES", "2147483648", "memory of one sandbox", integer(64 * 1024 * 1024, 2 ** 46)),
   cpus: setting("CARREL_SANDBOX_CPUS", "1", "processor cores of one sandbox", number(0.1, 1024)),
   processes: setting("CARREL_SANDBOX_PROCESSES", "512", "processes and threads of one sandbox", integer(32, 1_000_000)),
-  standbySandboxes: setting("CARREL_STANDBY_SANDBOXES", "1", "sandboxes with a started agent kept ready, about 200 MB each, so that a new session answers at once", integer(0, 100)),
+  standbySandboxes: setting(
+    "CARREL_STANDBY_SANDBOXES",
+    "1",
+    "sandboxes with a started agent kept ready, about 200 MB each, so that a new session answers at once",
+    integer(0, 100),
+  ),
   claudePath: setting("CARREL_CLAUDE_PATH", "", "the `claude` program; default the pinned one from npm", optional(path)),
   anthropicBaseUrl: setting("CARREL_ANTHROPIC_BASE_URL", "https://api.anthropic.com", "where the model gateway sends requests", url),
   priceTable: setting("CARREL_PRICE_TABLE", "", "price table (JSON) instead of the shipped one", optional(file)),
@@ -77,14 +107,39 @@ export const settings = {
   logLevel: setting("CARREL_LOG_LEVEL", "info", "`debug`, `info`, `warn`, `error`", oneOf("debug", "info", "warn", "error")),
   startupTimeoutMs: setting("CARREL_STARTUP_TIMEOUT_MS", "60000", "time an agent has to start", integer(1_000, 3_600_000)),
   heartbeatMs: setting("CARREL_HEARTBEAT_MS", "10000", "how often a runner shows that it lives", integer(100, 600_000)),
-  heartbeatStaleMs: setting("CARREL_HEARTBEAT_STALE_MS", "45000", "silence after which a runner is taken for lost", integer(500, 3_600_000)),
+  heartbeatStaleMs: setting(
+    "CARREL_HEARTBEAT_STALE_MS",
+    "45000",
+    "silence after which a runner is taken for lost",
+    integer(500, 3_600_000),
+  ),
   drainMs: setting("CARREL_DRAIN_MS", "10000", "time that calls under way have when the server stops", integer(0, 30_000)),
-  registrations: setting("CARREL_LIMIT_REGISTRATIONS_PER_MINUTE", "10", "registration requests of one person in any minute", integer(1, 10_000)),
-  sessionCreates: setting("CARREL_LIMIT_SESSION_CREATES_PER_MINUTE", "10", "sessions one person may create in any minute", integer(1, 10_000)),
+  registrations: setting(
+    "CARREL_LIMIT_REGISTRATIONS_PER_MINUTE",
+    "10",
+    "registration requests of one person in any minute",
+    integer(1, 10_000),
+  ),
+  sessionCreates: setting(
+    "CARREL_LIMIT_SESSION_CREATES_PER_MINUTE",
+    "10",
+    "sessions one person may create in any minute",
+    integer(1, 10_000),
+  ),
   maxSessionMs: setting("CARREL_MAX_SESSION_MS", "86400000", "running time after which a session ends", integer(1_000, 31_536_000_000)),
   profiles: setting("CARREL_LIMIT_PROFILES", "10", "profiles of one person", integer(1, 1_000)),
-  concurrentSessions: setting("CARREL_LIMIT_CONCURRENT_SESSIONS", "10", "sessions of one person that may be alive at once", integer(1, 100_000)),
-  socketMessagesPerSecond: setting("CARREL_LIMIT_SOCKET_MESSAGES_PER_SECOND", "100", "messages a second on one WebSocket", integer(1, 100_000)),
+  concurrentSessions: setting(
+    "CARREL_LIMIT_CONCURRENT_SESSIONS",
+    "10",
+    "sessions of one person that may be alive at once",
+    integer(1, 100_000),
+  ),
+  socketMessagesPerSecond: setting(
+    "CARREL_LIMIT_SOCKET_MESSAGES_PER_SECOND",
+    "100",
+    "messages a second on one WebSocket",
+    integer(1, 100_000),
+  ),
   prompts: setting("CARREL_LIMIT_PROMPTS_PER_MINUTE", "60", "prompts to one session in any minute", integer(1, 10_000)),
   messageBytes: setting("CARREL_LIMIT_MESSAGE_BYTES", "1048576", "largest request message", integer(16_384, 64 * 1024 * 1024)),
 };
@@ -111,12 +166,30 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
       return undefined as T;
     }
   };
-  const values = Object.fromEntries(Object.entries(settings).map(([key, entry]) => [key, read(entry as Setting<unknown>)])) as { [K in keyof typeof settings]: ReturnType<(typeof settings)[K]["parse"]> };
-  if ((values.tlsKey === undefined) !== (values.tlsCert === undefined)) problems.push("CARREL_TLS_KEY_FILE and CARREL_TLS_CERT_FILE must be set together");
+  const values = Object.fromEntries(Object.entries(settings).map(([key, entry]) => [key, read(entry as Setting<unknown>)])) as {
+    [K in keyof typeof settings]: ReturnType<(typeof settings)[K]["parse"]>;
+  };
+  if ((values.tlsKey === undefined) !== (values.tlsCert === undefined))
+    problems.push("CARREL_TLS_KEY_FILE and CARREL_TLS_CERT_FILE must be set together");
   const claudePath = values.claudePath ?? packagedClaude();
-  if (claudePath === undefined || !existsSync(claudePath)) problems.push(`CARREL_CLAUDE_PATH: there is no claude program${claudePath ? ` at ${claudePath}` : ""}`);
+  if (claudePath === undefined || !existsSync(claudePath))
+    problems.push(`CARREL_CLAUDE_PATH: there is no claude program${claudePath ? ` at ${claudePath}` : ""}`);
   if (problems.length > 0) throw new ConfigError(problems);
-  const { tlsKey, tlsCert, memoryBytes, cpus, processes, concurrentSessions, profiles, messageBytes, socketMessagesPerSecond, registrations, sessionCreates, prompts, ...rest } = values;
+  const {
+    tlsKey,
+    tlsCert,
+    memoryBytes,
+    cpus,
+    processes,
+    concurrentSessions,
+    profiles,
+    messageBytes,
+    socketMessagesPerSecond,
+    registrations,
+    sessionCreates,
+    prompts,
+    ...rest
+  } = values;
   return Object.freeze({
     ...rest,
     claudePath: claudePath as string,
@@ -161,7 +234,10 @@ function file(value: string): string {
 }
 
 function list(value: string): string[] {
-  return value.split(",").map((item) => item.trim()).filter(Boolean);
+  return value
+    .split(",")
+    .map((item) => item.trim())
+    .filter(Boolean);
 }
 
 function issuers(value: string): OidcIssuerSetting[] {

@@ -1,4 +1,4 @@
-import { type DescEnumValue, getOption, type MessageInitShape, type DescMessage } from "@bufbuild/protobuf";
+import { type DescEnumValue, type DescMessage, getOption, type MessageInitShape } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { ErrorReason, ErrorReasonSchema } from "../gen/carrel/v1/error_reason_pb.ts";
 import { http_status } from "../gen/carrel/v1/options_pb.ts";
@@ -68,10 +68,15 @@ export function refusal(
 /** A refusal that says when to try again (whole seconds, at least 1). */
 export function retryLater(reason: ErrorReason, message: string, seconds: number): ConnectError {
   const whole = Math.max(1, Math.ceil(seconds));
-  return refusal(reason, message, { retry_after_seconds: String(whole) }, {
-    desc: RetryInfoSchema,
-    value: { retryDelay: { seconds: BigInt(whole) } },
-  });
+  return refusal(
+    reason,
+    message,
+    { retry_after_seconds: String(whole) },
+    {
+      desc: RetryInfoSchema,
+      value: { retryDelay: { seconds: BigInt(whole) } },
+    },
+  );
 }
 
 /** The one answer for what is not there and for what is not the caller's. */

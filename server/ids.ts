@@ -10,7 +10,9 @@ export function newId(prefix: IdPrefix, now: number = Date.now()): string {
 
 /** A UUIDv7 in its usual text form. */
 export function newUuid(now: number = Date.now()): string {
-  return uuidV7(now).toString("hex").replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+  return uuidV7(now)
+    .toString("hex")
+    .replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
 
 function uuidV7(now: number): Buffer {

@@ -5,5 +5,8 @@ export type Log = Logger;
 
 /** The process log. `level` is pino's; default `info`. Goes to stderr so that stdout stays for the ready line. */
 export function createLog(level = "info"): Log {
-  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) } }, pino.destination({ dest: 2, sync: false }));
+  return pino(
+    { level, base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) } },
+    pino.destination({ dest: 2, sync: false }),
+  );
 }

@@ -4,13 +4,22 @@ import { ConfigError, readConfig } from "./config.ts";
 import { DatabaseNotDurableError } from "./db/connect.ts";
 import { SchemaMismatchError } from "./db/migrate.ts";
 import { DirectoryLockedError } from "./directory-lock.ts";
-import { createLog } from "./log.ts";
 import { IssuerKeyError } from "./identity/issuer-key.ts";
+import { createLog } from "./log.ts";
 import { SandboxUnavailableError } from "./sandbox/select.ts";
 import { KeyFileError, RootKeyError } from "./vault/errors.ts";
 
 /** Problems that only the operator can mend, by configuration or by the right key. */
-const operatorErrors = [ConfigError, KeyFileError, RootKeyError, SandboxUnavailableError, DatabaseNotDurableError, SchemaMismatchError, DirectoryLockedError, IssuerKeyError];
+const operatorErrors = [
+  ConfigError,
+  KeyFileError,
+  RootKeyError,
+  SandboxUnavailableError,
+  DatabaseNotDurableError,
+  SchemaMismatchError,
+  DirectoryLockedError,
+  IssuerKeyError,
+];
 const exitConfiguration = 78;
 
 async function main(): Promise<void> {
@@ -44,7 +53,10 @@ try {
   await main();
 } catch (error) {
   const operator = operatorErrors.some((type) => error instanceof type);
-  const lines = error instanceof ConfigError ? error.problems : [error instanceof Error ? (operator ? error.message : (error.stack ?? error.message)) : String(error)];
+  const lines =
+    error instanceof ConfigError
+      ? error.problems
+      : [error instanceof Error ? (operator ? error.message : (error.stack ?? error.message)) : String(error)];
   for (const line of lines) process.stderr.write(`carrel: ${line}\n`);
   process.exit(operator ? exitConfiguration : 1);
 }

@@ -59,7 +59,9 @@ export async function ensureNode() {
 /** Makes node_modules match package-lock.json. Under the Node that Carrel needs: npm chooses versions by the Node it runs on. */
 export async function ensurePackages(node) {
   const stamp = path.join(root, "node_modules", ".carrel-installed");
-  const digest = createHash("sha256").update(readFileSync(path.join(root, "package-lock.json"))).digest("hex");
+  const digest = createHash("sha256")
+    .update(readFileSync(path.join(root, "package-lock.json")))
+    .digest("hex");
   const wanted = `${digest} node${NODE_MAJOR} ${process.platform}-${process.arch}\n`;
   if (readIfPresent(stamp) === wanted) return;
   await locked(async () => {
@@ -75,7 +77,15 @@ export async function ensurePackages(node) {
 
 /** No package's own scripts are run: what they would do and Carrel needs is done in after-install.ts. */
 async function npm(node, args, what) {
-  const quiet = ["--ignore-scripts", "--global=false", "--no-audit", "--no-fund", "--no-progress", "--no-update-notifier", "--loglevel=warn"];
+  const quiet = [
+    "--ignore-scripts",
+    "--global=false",
+    "--no-audit",
+    "--no-fund",
+    "--no-progress",
+    "--no-update-notifier",
+    "--loglevel=warn",
+  ];
   // Inside `npm start` npm says where it is; otherwise the one on PATH is taken, whose first line looks up `node` on PATH.
   const script = process.env.npm_execpath;
   const command = script !== undefined && /npm-cli\.c?js$/.test(script) && existsSync(script) ? [node, script] : ["npm"];
@@ -94,7 +104,12 @@ async function capture(file, args, what, binDirectory = "") {
     child.on("exit", (code, signal) => resolve(code === 0 ? undefined : `${path.basename(file)} ended with ${signal ?? `code ${code}`}`));
   });
   if (failure === undefined) return;
-  const end = readFileSync(logFile, "utf8").trimEnd().split("\n").slice(-12).map((line) => `  ${line}\n`).join("");
+  const end = readFileSync(logFile, "utf8")
+    .trimEnd()
+    .split("\n")
+    .slice(-12)
+    .map((line) => `  ${line}\n`)
+    .join("");
   throw new SetupError(
     `${what} failed: ${failure}\n${end}` +
       `  The whole output is in ${logFile}. Needed are npm, its registry within reach, and about 1 GB in ${root}; then start again.`,

@@ -22,16 +22,16 @@ const FORBIDDING = [
 export function ensureSandbox(root, environment) {
   if (process.platform !== "linux" || ["docker", "none"].includes(environment.CARREL_SANDBOX ?? "")) return;
   if (!isOnPath("bwrap", environment) && !install(root, environment)) return;
-  const trial = spawnSync("bwrap", ["--ro-bind", "/", "/", "--unshare-all", "--die-with-parent", "true"], { encoding: "utf8", timeout: 10_000 });
+  const trial = spawnSync("bwrap", ["--ro-bind", "/", "/", "--unshare-all", "--die-with-parent", "true"], {
+    encoding: "utf8",
+    timeout: 10_000,
+  });
   if (trial.status !== 0) tell(`bubblewrap cannot make a sandbox here (${reasonOf(trial)}). ${remedy()}`);
 }
 
 function install(root, environment) {
   const [, command] = INSTALLERS.find(([program]) => isOnPath(program, environment)) ?? [];
-  const instruction =
-    command === undefined
-      ? "install the package bubblewrap"
-      : `run: ${process.geteuid() === 0 ? "" : "sudo "}${command}`;
+  const instruction = command === undefined ? "install the package bubblewrap" : `run: ${process.geteuid() === 0 ? "" : "sudo "}${command}`;
   if (process.geteuid() !== 0 || !isOnPath("apt-get", environment)) {
     tell(`sessions need bubblewrap, which is not installed; ${instruction}`);
     return false;

@@ -3,12 +3,12 @@
 import { pathToFileURL } from "node:url";
 import type { DescFile } from "@bufbuild/protobuf";
 import {
-  FieldDescriptorProto_Label as Label,
-  FieldDescriptorProto_Type as Type,
   type DescriptorProto,
   type EnumDescriptorProto,
   type FieldDescriptorProto,
   type FileDescriptorProto,
+  FieldDescriptorProto_Label as Label,
+  FieldDescriptorProto_Type as Type,
 } from "@bufbuild/protobuf/wkt";
 
 const scalarNames = new Map<Type, string>([
@@ -42,11 +42,7 @@ function printFile(file: FileDescriptorProto): string {
     'syntax = "proto2";',
     `package ${file.package};`,
     ...file.dependency.map((dependency) => `import "${dependency}";`),
-    ...[...extensions].flatMap(([extendee, fields]) => [
-      `extend ${extendee} {`,
-      ...fields.map((field) => printField(field, false)),
-      "}",
-    ]),
+    ...[...extensions].flatMap(([extendee, fields]) => [`extend ${extendee} {`, ...fields.map((field) => printField(field, false)), "}"]),
     ...file.enumType.flatMap(printEnum),
     ...file.messageType.flatMap(printMessage),
     "",

@@ -21,7 +21,15 @@ export const append: Measure = {
     const values = await inTurns(lab.quick ? 2 : 5, ours, plain, 2);
     await floor.stop();
     await carrel.stop();
-    return [{ measure: `durable appends, ${sessions} sessions, batches of ${batch.batchEvents}`, unit: "per s", ours: median(values.ours), floor: median(values.floor), aim: { of: "ratio", atLeast: 0.3 } }];
+    return [
+      {
+        measure: `durable appends, ${sessions} sessions, batches of ${batch.batchEvents}`,
+        unit: "per s",
+        ours: median(values.ours),
+        floor: median(values.floor),
+        aim: { of: "ratio", atLeast: 0.3 },
+      },
+    ];
   },
 };
 

@@ -28,20 +28,43 @@ export const fanOut: Measure = {
     };
     const [ourReaders, floorReaders] = [await startProgram("watchers", {}), await startProgram("watchers", {})];
     const memory = {
-      ours: await perStream(streams, () => carrel.collectedMemory(), async () => ourReaders.ask({ ask: "open", streams, ...(await watchEvents()) })),
-      floor: await perStream(streams, () => floor.ask<{ rss: number }>({ ask: "collect" }), () => floorReaders.ask({ ask: "open", streams, url: floor.said.url, path, token: "", body: "" })),
+      ours: await perStream(
+        streams,
+        () => carrel.collectedMemory(),
+        async () => ourReaders.ask({ ask: "open", streams, ...(await watchEvents()) }),
+      ),
+      floor: await perStream(
+        streams,
+        () => floor.ask<{ rss: number }>({ ask: "collect" }),
+        () => floorReaders.ask({ ask: "open", streams, url: floor.said.url, path, token: "", body: "" }),
+      ),
     };
     const rates = await inTurns(
       lab.quick ? 2 : 5,
-      () => deliveriesPerSecond(ourReaders, streams * events, () => give(carrel, sessionId, { batches, forMs: 30_000, batchEvents, payloadBytes })),
+      () =>
+        deliveriesPerSecond(ourReaders, streams * events, () =>
+          give(carrel, sessionId, { batches, forMs: 30_000, batchEvents, payloadBytes }),
+        ),
       () => deliveriesPerSecond(floorReaders, streams * events, () => floor.ask({ ask: "send", batches, batchEvents })),
       1,
     );
     for (const program of [ourReaders, floorReaders, floor]) await program.stop();
     await carrel.stop();
     return [
-      { measure: `1 → ${streams} watchers, deliveries`, unit: "per s", ours: median(rates.ours), floor: median(rates.floor), aim: { of: "ratio", atLeast: 0.5 } },
-      { measure: "memory of an idle watch (server RSS)", unit: "KB", ours: memory.ours / 1_000, floor: memory.floor / 1_000, aim: undefined },
+      {
+        measure: `1 → ${streams} watchers, deliveries`,
+        unit: "per s",
+        ours: median(rates.ours),
+        floor: median(rates.floor),
+        aim: { of: "ratio", atLeast: 0.5 },
+      },
+      {
+        measure: "memory of an idle watch (server RSS)",
+        unit: "KB",
+        ours: memory.ours / 1_000,
+        floor: memory.floor / 1_000,
+        aim: undefined,
+      },
     ];
   },
 };
@@ -50,7 +73,9 @@ export const fanOut: Measure = {
 function floorMessages(): { event: string; synced: string } {
   const content = { case: "text" as const, value: "x".repeat(payloadBytes) };
   const kind = { case: "assistant" as const, value: { blockId: "bench", messageId: "bench", content } };
-  const event = create(WatchEventsResponseSchema, { item: { case: "event", value: { seq: 1_000, turn: 100, createdAt: { seconds: 1_700_000_000n, nanos: 1_000_000 }, payload: { kind } } } });
+  const event = create(WatchEventsResponseSchema, {
+    item: { case: "event", value: { seq: 1_000, turn: 100, createdAt: { seconds: 1_700_000_000n, nanos: 1_000_000 }, payload: { kind } } },
+  });
   const synced = create(WatchEventsResponseSchema, { item: { case: "synced", value: { lastSeq: 1_000 } } });
   return { event: enveloped(toBinary(WatchEventsResponseSchema, event)), synced: enveloped(toBinary(WatchEventsResponseSchema, synced)) };
 }

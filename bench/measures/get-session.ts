@@ -26,7 +26,15 @@ export const getSession: Measure = {
     await load.stop();
     await floor.stop();
     await carrel.stop();
-    return [{ measure: `GetSession, ${connections} connections`, unit: "per s", ours: median(values.ours), floor: median(values.floor), aim: { of: "ratio", atLeast: 0.75 } }];
+    return [
+      {
+        measure: `GetSession, ${connections} connections`,
+        unit: "per s",
+        ours: median(values.ours),
+        floor: median(values.floor),
+        aim: { of: "ratio", atLeast: 0.75 },
+      },
+    ];
   },
 };
 

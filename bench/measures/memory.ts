@@ -32,9 +32,21 @@ export const memory: Measure = {
     const used = await memoryOf([carrel.pid]);
     const bare = await bareNode(lab);
     await carrel.stop();
-    const server = (measure: string, bytes: number): Reading => ({ measure, unit: "MB", ours: bytes / megabyte, floor: bare / megabyte, aim: { of: "ours", atMost: 120 } });
+    const server = (measure: string, bytes: number): Reading => ({
+      measure,
+      unit: "MB",
+      ours: bytes / megabyte,
+      floor: bare / megabyte,
+      aim: { of: "ours", atMost: 120 },
+    });
     return [
-      { measure: "idle session, its agent included (PSS)", unit: "MB", ours: median(sessions) / megabyte, floor: median(agents) / megabyte, aim: { of: "added", atMost: 50 } },
+      {
+        measure: "idle session, its agent included (PSS)",
+        unit: "MB",
+        ours: median(sessions) / megabyte,
+        floor: median(agents) / megabyte,
+        aim: { of: "added", atMost: 50 },
+      },
       server("idle server after start (PSS)", fresh.pss),
       { ...server("idle server after start (RSS)", fresh.rss), aim: undefined },
       server("idle server after sessions (PSS)", used.pss),

@@ -18,7 +18,9 @@ export const secondTurn: Measure = {
     );
     await agent.close();
     await carrel.stop();
-    return [{ measure: "second turn → first token", unit: "ms", ours: median(ours), floor: median(floor), aim: { of: "added", atMost: 10 } }];
+    return [
+      { measure: "second turn → first token", unit: "ms", ours: median(ours), floor: median(floor), aim: { of: "added", atMost: 10 } },
+    ];
   },
 };
 

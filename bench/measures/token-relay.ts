@@ -25,10 +25,22 @@ export const tokenRelay: Measure = {
         () => delays(agents),
       );
       for (const talker of [...sessions, ...agents]) await talker.close();
-      const aims: [number, string, Aim][] = count === 1 ? [[0.5, "p50", { of: "added", atMost: 1.5 }], [0.99, "p99", { of: "added", atMost: 8 }]] : [[0.99, "p99", { of: "added", atMost: 16 }]];
+      const aims: [number, string, Aim][] =
+        count === 1
+          ? [
+              [0.5, "p50", { of: "added", atMost: 1.5 }],
+              [0.99, "p99", { of: "added", atMost: 8 }],
+            ]
+          : [[0.99, "p99", { of: "added", atMost: 16 }]];
       for (const [share, word, aim] of aims) {
         const who = count === 1 ? "one session" : `${count} sessions at once`;
-        readings.push({ measure: `model token → client, ${who}, ${word}`, unit: "ms", ours: percentile(ours.flat(), share), floor: percentile(floor.flat(), share), aim });
+        readings.push({
+          measure: `model token → client, ${who}, ${word}`,
+          unit: "ms",
+          ours: percentile(ours.flat(), share),
+          floor: percentile(floor.flat(), share),
+          aim,
+        });
       }
     }
     await carrel.stop();

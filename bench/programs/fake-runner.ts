@@ -14,7 +14,10 @@ await channel.follow(({ kind }) => {
 
 /** One batch is one call: the next is made when the last is committed. */
 async function obey({ batches, forMs, batchEvents, payloadBytes }: Order): Promise<void> {
-  const event: PayloadKind = { case: "assistant", value: { blockId: "bench", messageId: "bench", content: { case: "text", value: "x".repeat(payloadBytes) } } };
+  const event: PayloadKind = {
+    case: "assistant",
+    value: { blockId: "bench", messageId: "bench", content: { case: "text", value: "x".repeat(payloadBytes) } },
+  };
   const batch = Array.from({ length: batchEvents }, () => event);
   const startedAt = Date.now();
   let events = 0;

@@ -15,7 +15,10 @@ const server = createServer(
     routes: (router) =>
       router.service(SessionService, {
         async getSession({ sessionId }) {
-          const { rows } = await pool.query<{ id: string; name: string; model: string }>("select id, name, model from bench_session where id = $1", [sessionId]);
+          const { rows } = await pool.query<{ id: string; name: string; model: string }>(
+            "select id, name, model from bench_session where id = $1",
+            [sessionId],
+          );
           return { session: rows[0]! };
         },
       }),

@@ -24,16 +24,24 @@ answerParent<Question>(undefined, async (question) => {
 
 /** Resolves when every stream has had its first message. */
 async function open({ url, path, token, body, streams }: Extract<Question, { ask: "open" }>): Promise<void> {
-  const headers = { ":method": "POST", ":path": path, "content-type": "application/connect+proto", "connect-protocol-version": "1", authorization: `Bearer ${token}` };
+  const headers = {
+    ":method": "POST",
+    ":path": path,
+    "content-type": "application/connect+proto",
+    "connect-protocol-version": "1",
+    authorization: `Bearer ${token}`,
+  };
   const opened: Promise<void>[] = [];
   for (let index = 0; index < streams; index += 1) {
     if (index % streamsPerConnection === 0) connections.push(connect(url));
     const stream = connections.at(-1)!.request(headers);
     stream.on("error", () => stream.destroy());
-    opened.push(new Promise((resolve, reject) => {
-      stream.once("close", () => reject(new Error("a stream was closed before its first message")));
-      stream.on("data", countEnvelopes(resolve));
-    }));
+    opened.push(
+      new Promise((resolve, reject) => {
+        stream.once("close", () => reject(new Error("a stream was closed before its first message")));
+        stream.on("data", countEnvelopes(resolve));
+      }),
+    );
     stream.end(Buffer.from(body, "base64"));
   }
   await Promise.all(opened);

@@ -82,7 +82,11 @@ async function startPostgres(closers: (() => Promise<void> | void)[]): Promise<L
   closers.push(() => removeDirectory(directory));
   const dataDirectory = join(directory, "data");
   const quiet = (): void => undefined;
-  const postgres = await startEmbeddedPostgres({ dataDirectory, socketDirectory: directory, log: { debug: quiet, info: quiet, warn: quiet, error: quiet } });
+  const postgres = await startEmbeddedPostgres({
+    dataDirectory,
+    socketDirectory: directory,
+    log: { debug: quiet, info: quiet, warn: quiet, error: quiet },
+  });
   // It is made to outlive its starter, so an interrupted run has to end it.
   const onExit = (): void => signalAll(findProcesses(dataDirectory), "SIGQUIT");
   process.once("exit", onExit);

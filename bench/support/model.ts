@@ -44,7 +44,16 @@ async function reply(request: IncomingMessage, response: ServerResponse, { token
     return;
   }
   const send = (type: string, fields: object) => response.write(`event: ${type}\ndata: ${JSON.stringify({ type, ...fields })}\n\n`);
-  const message = { id: `msg_${Math.random().toString(36).slice(2)}`, type: "message", role: "assistant", model: "bench", content: [], stop_reason: null, stop_sequence: null, usage };
+  const message = {
+    id: `msg_${Math.random().toString(36).slice(2)}`,
+    type: "message",
+    role: "assistant",
+    model: "bench",
+    content: [],
+    stop_reason: null,
+    stop_sequence: null,
+    usage,
+  };
   response.writeHead(200, { "content-type": "text/event-stream" });
   send("message_start", { message });
   send("content_block_start", { index: 0, content_block: { type: "text", text: "" } });

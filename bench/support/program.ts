@@ -11,7 +11,10 @@ type Reply = { id: number; answer?: unknown; error?: string };
 
 /** Starts `bench/programs/<name>.ts` with JSON `settings`. Programs are apart so that each has a processor's worth of its own. */
 export async function startProgram<Said>(name: string, settings: object, nodeOptions: string[] = []): Promise<StartedProgram<Said>> {
-  const child = fork(new URL(`../programs/${name}.ts`, import.meta.url), [JSON.stringify(settings)], { execArgv: nodeOptions, stdio: ["ignore", "ignore", "inherit", "ipc"] });
+  const child = fork(new URL(`../programs/${name}.ts`, import.meta.url), [JSON.stringify(settings)], {
+    execArgv: nodeOptions,
+    stdio: ["ignore", "ignore", "inherit", "ipc"],
+  });
   const waiting = new Map<number, PromiseWithResolvers<unknown>>();
   const exited = once(child, "exit");
   let last = 0;
@@ -44,7 +47,11 @@ export async function startProgram<Said>(name: string, settings: object, nodeOpt
 }
 
 /** The other side: says it is ready and answers until the parent leaves. */
-export function answerParent<Question>(said: unknown, answer: (question: Question) => unknown, close: () => Promise<void> | void = () => undefined): void {
+export function answerParent<Question>(
+  said: unknown,
+  answer: (question: Question) => unknown,
+  close: () => Promise<void> | void = () => undefined,
+): void {
   const send = (reply: Reply): void => void process.send?.(reply);
   process.on("message", ({ id, question }: { id: number; question: Question }) => {
     Promise.resolve()

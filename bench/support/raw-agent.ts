@@ -54,7 +54,9 @@ export async function spawnRawAgent(options: RawAgentOptions, args: readonly str
 
 function talkTo(child: ChildProcess): RawAgent {
   const turns = createTurns((text) => {
-    child.stdin?.write(`${JSON.stringify({ type: "user", message: { role: "user", content: [{ type: "text", text }] }, parent_tool_use_id: null, session_id: "" })}\n`);
+    child.stdin?.write(
+      `${JSON.stringify({ type: "user", message: { role: "user", content: [{ type: "text", text }] }, parent_tool_use_id: null, session_id: "" })}\n`,
+    );
   });
   const exited = once(child, "exit");
   let rest = "";

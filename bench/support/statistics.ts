@@ -14,7 +14,12 @@ export function median(values: readonly number[]): number {
  * Measures two things in turns, so that what else the machine does falls on both alike. The first is first in every other
  * round. Before the first round that counts, each has `warmUps` that do not, to be compiled by then.
  */
-export async function inTurns<A, B>(rounds: number, ours: () => Promise<A>, floor: () => Promise<B>, warmUps = 0): Promise<{ ours: A[]; floor: B[] }> {
+export async function inTurns<A, B>(
+  rounds: number,
+  ours: () => Promise<A>,
+  floor: () => Promise<B>,
+  warmUps = 0,
+): Promise<{ ours: A[]; floor: B[] }> {
   const values: { ours: A[]; floor: B[] } = { ours: [], floor: [] };
   for (let round = 0; round < warmUps; round += 1) {
     await ours();

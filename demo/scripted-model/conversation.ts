@@ -49,7 +49,11 @@ function plain(text: string): string {
 }
 
 function textOf(content: string | ContentBlock[] | undefined): string {
-  return plain(blocksOf(content).map((block) => block.text ?? "").join("\n"));
+  return plain(
+    blocksOf(content)
+      .map((block) => block.text ?? "")
+      .join("\n"),
+  );
 }
 
 function textsIn(message: Message, role: Message["role"]): string[] {
@@ -80,18 +84,13 @@ function isSubAgent(request: MessagesRequest): boolean {
 }
 
 /** Reads a checked request. `headers` are those of the HTTP request, in lower case. */
-export function readConversation(
-  request: MessagesRequest,
-  headers: Readonly<Record<string, string | string[] | undefined>>,
-): Conversation {
+export function readConversation(request: MessagesRequest, headers: Readonly<Record<string, string | string[] | undefined>>): Conversation {
   const { messages } = request;
   const promptAt = messages.findLastIndex((message) => promptsIn(message).length > 0);
   const prompts = messages.flatMap(promptsIn);
   const after = messages.slice(promptAt + 1);
   const before = messages.slice(0, Math.max(promptAt, 0));
-  const names = new Map(
-    messages.flatMap((message) => blocksOf(message.content)).map((block) => [block.id ?? "", block.name ?? ""]),
-  );
+  const names = new Map(messages.flatMap((message) => blocksOf(message.content)).map((block) => [block.id ?? "", block.name ?? ""]));
   const newest = after.findLast((message) => resultsIn(message).length > 0);
   const sinceResults = newest ? after.slice(after.indexOf(newest) + 1) : after;
   return {
@@ -101,7 +100,10 @@ export function readConversation(
     prompt: prompts.at(-1) ?? "",
     promptNumber: prompts.length,
     earlierPrompts: prompts.slice(0, -1),
-    earlierAnswers: before.filter(({ role }) => role === "assistant").map(({ content }) => textOf(content)).filter(Boolean),
+    earlierAnswers: before
+      .filter(({ role }) => role === "assistant")
+      .map(({ content }) => textOf(content))
+      .filter(Boolean),
     rounds: after.filter((message) => resultsIn(message).length > 0).length,
     answered: inCallOrder(newest ? resultsIn(newest) : [], [...names.keys()]).map((block) => ({
       name: names.get(block.tool_use_id ?? "") ?? "",

@@ -95,7 +95,7 @@ const parsers: Record<DirectiveWord, Parser> = {
   status: parseStatus,
   error: parseError,
   cut: parseCut,
-  hang: (body) => [{ do: "hang", ...takeTimes(body).times && { times: takeTimes(body).times ?? 1 } }],
+  hang: (body) => [{ do: "hang", ...(takeTimes(body).times && { times: takeTimes(body).times ?? 1 }) }],
   usage: (body) => [{ do: "usage", usage: definedOnly(usage.parse(JSON.parse(body))) }],
   stop: (body) => [{ do: "stop", reason: need(/^\w+$/.exec(body), "stop max_tokens")[0] }],
 };

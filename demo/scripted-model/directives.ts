@@ -4,9 +4,7 @@ import type { Step } from "./steps.ts";
 /** A directive that was meant but cannot be obeyed; the message says what is wrong with it. */
 export class DirectiveError extends Error {}
 
-const words = [
-  "text", "think", "tool", "subagent", "ask", "slow", "pause", "status", "error", "cut", "hang", "usage", "stop",
-] as const;
+const words = ["text", "think", "tool", "subagent", "ask", "slow", "pause", "status", "error", "cut", "hang", "usage", "stop"] as const;
 export type DirectiveWord = (typeof words)[number];
 
 const opening = new RegExp(String.raw`\[\[(\+?)(${words.join("|")})(?=\s|\]\])`, "y");

@@ -4,7 +4,10 @@ const titleLength = 40;
 
 function shorten(text: string): string {
   const quoted = /<session>([\s\S]*?)<\/session>/.exec(text)?.[1] ?? text;
-  const line = quoted.replace(/\[\[[\s\S]*?\]\]|<\/?\w+>/g, " ").replace(/\s+/g, " ").trim();
+  const line = quoted
+    .replace(/\[\[[\s\S]*?\]\]|<\/?\w+>/g, " ")
+    .replace(/\s+/g, " ")
+    .trim();
   return line.slice(0, titleLength) || "Scripted session";
 }
 
@@ -42,7 +45,9 @@ function sample(schema: unknown, text: string): unknown {
 export function answerHelper(request: MessagesRequest, prompt: string, earlierPrompts: string[]): string | undefined {
   const format = request.output_config?.format;
   if (format?.type === "json_schema") return JSON.stringify(sample(format.schema, shorten(prompt)));
-  const system = blocksOf(request.system).map((block) => block.text ?? "").join("\n");
+  const system = blocksOf(request.system)
+    .map((block) => block.text ?? "")
+    .join("\n");
   const noTools = (request.tools ?? []).length === 0;
   if (noTools && /\btitles?\b/i.test(system)) return shorten(prompt);
   if (/\bsummary\b/i.test(prompt) && /<summary>/.test(prompt)) {

@@ -4,7 +4,7 @@ import { DirectiveError, parseDirectives } from "./directives.ts";
 import { answerHelper } from "./helpers.ts";
 import type { Counters } from "./memory.ts";
 import type { Rule, Script } from "./script.ts";
-import { isFault, resumeAt, splitAnswers, type Step } from "./steps.ts";
+import { isFault, resumeAt, type Step, splitAnswers } from "./steps.ts";
 import type { MessagesRequest } from "./wire.ts";
 
 const quoteLimit = 4_000;
@@ -16,12 +16,7 @@ const closingWithoutTool: Step = { do: "text", text: "Done." };
  * newest prompt, then the first rule of the script that matches. Where in the steps the
  * conversation stands is read from the request alone, so that retries and resumes are right.
  */
-export function planAnswer(
-  request: MessagesRequest,
-  conversation: Conversation,
-  script: Script | undefined,
-  counters: Counters,
-): Step[] {
+export function planAnswer(request: MessagesRequest, conversation: Conversation, script: Script | undefined, counters: Counters): Step[] {
   const { prompt } = conversation;
   const helper = answerHelper(request, prompt, conversation.earlierPrompts);
   if (helper !== undefined) return [{ do: "text", text: helper }];

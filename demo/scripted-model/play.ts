@@ -85,7 +85,13 @@ async function fault(state: State, step: Fault): Promise<"ended"> {
   if (step.do === "hang") {
     await sleep(2 ** 31 - 1, undefined, { signal: state.signal });
   } else if (step.do === "cut") {
-    if (step.after > 0) await say(state, Array.from({ length: step.after }, (_, index) => `w${index + 1} `), state.pace, false);
+    if (step.after > 0)
+      await say(
+        state,
+        Array.from({ length: step.after }, (_, index) => `w${index + 1} `),
+        state.pace,
+        false,
+      );
     // What was written shall reach the client before the connection breaks.
     await sleep(flushMs, undefined, { signal: state.signal });
     state.destroy();
@@ -111,7 +117,11 @@ async function say(state: State, words: string[], pace: number, whole = true): P
   if (said.length < words.length) state.stopReason = "max_tokens";
   state.tokens += said.length;
   await state.output.open({ type: "text", text: "" });
-  await pieces(state, said.map((text) => ({ type: "text_delta", text })), pace);
+  await pieces(
+    state,
+    said.map((text) => ({ type: "text_delta", text })),
+    pace,
+  );
   if (whole) await state.output.close();
 }
 
@@ -123,7 +133,12 @@ async function think(state: State, text: string): Promise<void> {
   const words = wordsOf(text);
   state.tokens += words.length;
   await state.output.open({ type: "thinking", thinking: "", signature: "" });
-  if (shown) await pieces(state, words.map((word) => ({ type: "thinking_delta", thinking: word })), state.pace);
+  if (shown)
+    await pieces(
+      state,
+      words.map((word) => ({ type: "thinking_delta", thinking: word })),
+      state.pace,
+    );
   await state.output.delta({ type: "signature_delta", signature: signThinking(shown) });
   await state.output.close();
 }
@@ -134,6 +149,10 @@ async function callTool(state: State, call: ToolCall): Promise<void> {
   const id = `toolu_${randomUUID().replaceAll("-", "").slice(0, 24)}`;
   await state.output.open({ type: "tool_use", id, name: call.name, input: {} });
   const parts = ["", ...(json.match(new RegExp(`[\\s\\S]{1,${jsonPieceLength}}`, "g")) ?? [])];
-  await pieces(state, parts.map((partial_json) => ({ type: "input_json_delta", partial_json })), state.pace);
+  await pieces(
+    state,
+    parts.map((partial_json) => ({ type: "input_json_delta", partial_json })),
+    state.pace,
+  );
   await state.output.close();
 }

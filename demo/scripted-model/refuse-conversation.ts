@@ -1,11 +1,21 @@
 import { invalid } from "./errors.ts";
 import { verifyThinking } from "./signature.ts";
-import { blocksOf, isFields, type ContentBlock, type Message } from "./wire.ts";
+import { blocksOf, type ContentBlock, isFields, type Message } from "./wire.ts";
 
 const serverResults = [
-  "server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "advisor_tool_result",
-  "code_execution_tool_result", "bash_code_execution_tool_result", "text_editor_code_execution_tool_result",
-  "tool_search_tool_result", "mcp_tool_use", "mcp_tool_result", "container_upload", "compaction", "fallback",
+  "server_tool_use",
+  "web_search_tool_result",
+  "web_fetch_tool_result",
+  "advisor_tool_result",
+  "code_execution_tool_result",
+  "bash_code_execution_tool_result",
+  "text_editor_code_execution_tool_result",
+  "tool_search_tool_result",
+  "mcp_tool_use",
+  "mcp_tool_result",
+  "container_upload",
+  "compaction",
+  "fallback",
 ];
 const blockTypes: Record<Message["role"], Set<string>> = {
   user: new Set(["text", "image", "document", "search_result", "tool_result", ...serverResults]),
@@ -27,9 +37,7 @@ export function checkConversation(messages: unknown): asserts messages is Messag
   checkPairs(messages as Message[]);
   const last = (messages as Message[]).findLast((message) => message.role !== "system");
   if (last?.role === "assistant") {
-    throw invalid(
-      "This model does not support assistant message prefill. The conversation must end with a user message.",
-    );
+    throw invalid("This model does not support assistant message prefill. The conversation must end with a user message.");
   }
 }
 
@@ -60,9 +68,7 @@ function checkBlock(block: unknown, role: Message["role"], at: string): void {
   const allowed = blockTypes[role];
   if (!allowed.has(String(block.type))) {
     const tags = [...allowed].map((tag) => `'${tag}'`).join(", ");
-    throw invalid(
-      `${at}: Input tag '${String(block.type)}' found using 'type' does not match any of the expected tags: ${tags}`,
-    );
+    throw invalid(`${at}: Input tag '${String(block.type)}' found using 'type' does not match any of the expected tags: ${tags}`);
   }
   if (block.type === "text") checkText(block.text, at);
   if (block.type === "thinking") checkThinking(block, at);

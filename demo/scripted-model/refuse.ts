@@ -1,19 +1,42 @@
-import { invalid, ApiError } from "./errors.ts";
+import { ApiError, invalid } from "./errors.ts";
 import { checkConversation } from "./refuse-conversation.ts";
 import { isFields, type MessagesRequest } from "./wire.ts";
 
 type Fields = Record<string, unknown>;
 
 const shared = [
-  "model", "messages", "billing_policy", "cache_control", "compaction", "context_management", "mcp_servers",
-  "output_config", "output_format", "speed", "system", "thinking", "tool_choice", "tools",
+  "model",
+  "messages",
+  "billing_policy",
+  "cache_control",
+  "compaction",
+  "context_management",
+  "mcp_servers",
+  "output_config",
+  "output_format",
+  "speed",
+  "system",
+  "thinking",
+  "tool_choice",
+  "tools",
 ];
 // Gone from the API with version 2026-10-21.
 const samplingFields = ["temperature", "top_k", "top_p"];
 const known = {
   messages: new Set([
-    ...shared, "max_tokens", "container", "diagnostics", "fallback_credit_token", "fallbacks", "inference_geo",
-    "metadata", "service_tier", "stop_sequences", "stream", "thread", ...samplingFields,
+    ...shared,
+    "max_tokens",
+    "container",
+    "diagnostics",
+    "fallback_credit_token",
+    "fallbacks",
+    "inference_geo",
+    "metadata",
+    "service_tier",
+    "stop_sequences",
+    "stream",
+    "thread",
+    ...samplingFields,
   ]),
   count_tokens: new Set(shared),
 };

@@ -72,7 +72,10 @@ const scriptSchema = z.strictObject({
       when: condition.default({}),
       /** How often this rule may begin a reply in one conversation; then the rules below it get their turn. */
       times,
-      reply: z.array(written).min(1).transform((steps) => steps.map(toStep)),
+      reply: z
+        .array(written)
+        .min(1)
+        .transform((steps) => steps.map(toStep)),
     }),
   ),
 });

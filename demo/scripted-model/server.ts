@@ -5,7 +5,7 @@ import type { AddressInfo } from "node:net";
 import { checkAccess } from "./access.ts";
 import { readConversation } from "./conversation.ts";
 import { ApiError, errorBody, invalid } from "./errors.ts";
-import { createCounters, createWindow, type Counters } from "./memory.ts";
+import { type Counters, createCounters, createWindow } from "./memory.ts";
 import { createStreamOutput, createWholeOutput } from "./output.ts";
 import { planAnswer } from "./plan.ts";
 import { play } from "./play.ts";
@@ -114,8 +114,13 @@ async function handle(parts: Parts, request: IncomingMessage, response: ServerRe
   const id = `req_${randomUUID().replaceAll("-", "").slice(0, 24)}`;
   const leaving = new AbortController();
   const recorded: RecordedRequest = {
-    id, method: request.method ?? "", path: request.url ?? "", headers: request.headers,
-    body: undefined, status: undefined, end: "pending",
+    id,
+    method: request.method ?? "",
+    path: request.url ?? "",
+    headers: request.headers,
+    body: undefined,
+    status: undefined,
+    end: "pending",
   };
   response.once("close", () => {
     leaving.abort();
@@ -181,7 +186,10 @@ async function answerMessage(
   const usage = { ...estimateUsage(request), output_tokens: 1, ...override };
   const answering = { response, requestId: recorded.id, model: request.model, usage: { ...usage, output_tokens: 1 }, signal };
   await play({
-    request, steps, usage, signal,
+    request,
+    steps,
+    usage,
+    signal,
     output: request.stream ? createStreamOutput(answering) : createWholeOutput(answering),
     pace: options.pace ?? options.script?.pace ?? 0,
     destroy: () => response.destroy(),

@@ -17,7 +17,7 @@ import type { Guard, Journal } from "../journal/journal.ts";
 import { lockSession } from "../journal/store.ts";
 import { acceptPrompt } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
-import { answerApproval, answerQuestion, type AnswerRules } from "./answers.ts";
+import { type AnswerRules, answerApproval, answerQuestion } from "./answers.ts";
 
 export type ChannelActionsDeps = {
   db: Kysely<Database>;
@@ -40,11 +40,13 @@ export type ChannelActions = {
 
 export function createChannelActions(deps: ChannelActionsDeps): ChannelActions {
   /** The guard of what only a live session of the caller can do. */
-  const alive = (user: User): Guard => (row) => {
-    const session = deps.ownedBy(user.userId)(row);
-    if (session.state !== "ended" && session.desired !== "end") return session;
-    throw refusal(ErrorReason.SESSION_ENDED, "the session has ended", { end_reason: session.end_reason ?? "" });
-  };
+  const alive =
+    (user: User): Guard =>
+    (row) => {
+      const session = deps.ownedBy(user.userId)(row);
+      if (session.state !== "ended" && session.desired !== "end") return session;
+      throw refusal(ErrorReason.SESSION_ENDED, "the session has ended", { end_reason: session.end_reason ?? "" });
+    };
   return {
     sendPrompt: (user, request) => sendPrompt(deps, user, request, alive(user)),
     async interrupt(user, request) {
@@ -64,7 +66,12 @@ export function createChannelActions(deps: ChannelActionsDeps): ChannelActions {
   };
 }
 
-async function sendPrompt(deps: ChannelActionsDeps, { userId }: User, request: SendPromptRequest, guard: Guard): Promise<SendPromptResponse> {
+async function sendPrompt(
+  deps: ChannelActionsDeps,
+  { userId }: User,
+  request: SendPromptRequest,
+  guard: Guard,
+): Promise<SendPromptResponse> {
   const vault = await deps.userVault(userId);
   let published = () => {};
   const answer = await deps.db.transaction().execute((tx) => {

@@ -31,7 +31,8 @@ export async function answerApproval(change: Change, request: AnswerApprovalRequ
     ...(request.approved && request.updatedInput ? { updatedInput: request.updatedInput } : {}),
   };
   await claim(change, pause, request.approved ? "approved" : "denied", answeredBy, decision);
-  if (pattern && !change.session.session_patterns.includes(pattern)) change.set({ session_patterns: [...change.session.session_patterns, pattern] });
+  if (pattern && !change.session.session_patterns.includes(pattern))
+    change.set({ session_patterns: [...change.session.session_patterns, pattern] });
   change.command({ case: "toolDecision", value: decision });
   const seq = change.append({
     case: "toolApprovalResolved",
@@ -64,7 +65,10 @@ export async function answerQuestion(change: Change, request: AnswerQuestionRequ
 }
 
 /** Keys may be headers or sentences; the agent knows only sentences. An answer to nothing that was asked is refused. */
-function answersByQuestion(asked: readonly { question: string; header: string }[], answers: Record<string, string>): Record<string, string> {
+function answersByQuestion(
+  asked: readonly { question: string; header: string }[],
+  answers: Record<string, string>,
+): Record<string, string> {
   return Object.fromEntries(
     Object.entries(answers).map(([key, answer]) => {
       const item = asked.find(({ header }) => header === key) ?? asked.find(({ question }) => question === key);
@@ -86,7 +90,8 @@ function keptPattern(request: AnswerApprovalRequest, toolName: string, input: Js
 function checkEdit(session: SessionRow, toolName: string, request: AnswerApprovalRequest, rules: AnswerRules): void {
   if (!request.approved || !request.updatedInput) return;
   const verdict = rules.verdict(session, toolName, request.updatedInput);
-  if (verdict.behavior === "deny") throw refusal(ErrorReason.PERMISSION_DENIED, `updated_input: ${verdict.message}`, { field: "updated_input" });
+  if (verdict.behavior === "deny")
+    throw refusal(ErrorReason.PERMISSION_DENIED, `updated_input: ${verdict.message}`, { field: "updated_input" });
 }
 
 async function openPause(change: Change, kind: PauseRow["kind"], id: string): Promise<PauseRow> {
@@ -96,10 +101,19 @@ async function openPause(change: Change, kind: PauseRow["kind"], id: string): Pr
   return pause;
 }
 
-async function claim(change: Change, pause: PauseRow, outcome: "approved" | "denied", answeredBy: string, decision: DecisionInit): Promise<void> {
+async function claim(
+  change: Change,
+  pause: PauseRow,
+  outcome: "approved" | "denied",
+  answeredBy: string,
+  decision: DecisionInit,
+): Promise<void> {
   if (!(await resolvePause(change, pause, outcome, answeredBy, decision))) throw alreadyAnswered(pause);
 }
 
 function alreadyAnswered(pause: PauseRow) {
-  return refusal(ErrorReason.ALREADY_ANSWERED, "this was answered already", { outcome: pause.outcome ?? "", answered_by: pause.answered_by ?? "" });
+  return refusal(ErrorReason.ALREADY_ANSWERED, "this was answered already", {
+    outcome: pause.outcome ?? "",
+    answered_by: pause.answered_by ?? "",
+  });
 }

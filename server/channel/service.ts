@@ -76,7 +76,12 @@ export function createChannelService(deps: ChannelServiceDeps): ServiceImpl<type
 }
 
 /** Whole frames up to 4 MiB; the first always goes, so that a page is never empty before the end. */
-async function history(reader: JournalReader, session: SessionRow, afterSeq: number, limit: number): Promise<Pick<GetHistoryResponse, "messages" | "complete">> {
+async function history(
+  reader: JournalReader,
+  session: SessionRow,
+  afterSeq: number,
+  limit: number,
+): Promise<Pick<GetHistoryResponse, "messages" | "complete">> {
   const messages: Frame[] = [];
   let bytes = 0;
   let cursor = afterSeq;
@@ -97,7 +102,8 @@ async function history(reader: JournalReader, session: SessionRow, afterSeq: num
 
 async function* watchSessions(deps: ChannelServiceDeps, ownerId: string, signal: AbortSignal): AsyncGenerator<WatchSessionsResponse> {
   const changes = deps.changed.subscribe(ownerId);
-  const item = (value: NonNullable<MessageInitShape<typeof WatchSessionsResponseSchema>["item"]>) => create(WatchSessionsResponseSchema, { item: value });
+  const item = (value: NonNullable<MessageInitShape<typeof WatchSessionsResponseSchema>["item"]>) =>
+    create(WatchSessionsResponseSchema, { item: value });
   const shown = new Set<string>();
   const show = async (row: SessionRow) => {
     shown.add(row.id);

@@ -9,7 +9,7 @@
  *
  * Each candidate has to prove that it can run the program and write to the directory before it is taken.
  */
-import { spawnSync, type SpawnOptions } from "node:child_process";
+import { type SpawnOptions, spawnSync } from "node:child_process";
 import { chownSync, lchownSync, lstatSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 
@@ -75,7 +75,9 @@ function asUser(name: string, uid: number, gid: number): Identity {
 }
 
 function findUser(name: string): { uid: number; gid: number } | undefined {
-  const line = readFileSync("/etc/passwd", "utf8").split("\n").find((entry) => entry.startsWith(`${name}:`));
+  const line = readFileSync("/etc/passwd", "utf8")
+    .split("\n")
+    .find((entry) => entry.startsWith(`${name}:`));
   const [, , uid, gid] = line?.split(":") ?? [];
   return uid === undefined || gid === undefined ? undefined : { uid: Number(uid), gid: Number(gid) };
 }

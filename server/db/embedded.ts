@@ -5,7 +5,7 @@
  * Postgres is started again and recovers from its own log. Two control planes over one data directory are prevented
  * elsewhere, by the lock on CARREL_DATA_DIR.
  */
-import { execFile, spawn, type StdioOptions } from "node:child_process";
+import { execFile, type StdioOptions, spawn } from "node:child_process";
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -74,7 +74,8 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
 async function prepareCluster(options: Required<EmbeddedPostgresOptions>): Promise<Cluster> {
   const dataDirectory = path.resolve(options.dataDirectory);
   const socketDirectory = path.resolve(options.socketDirectory);
-  if (Buffer.byteLength(socketFileIn(socketDirectory)) > 100) throw new Error(`the socket directory ${socketDirectory} has too long a path`);
+  if (Buffer.byteLength(socketFileIn(socketDirectory)) > 100)
+    throw new Error(`the socket directory ${socketDirectory} has too long a path`);
   const binaries = locatePostgresBinaries();
   for (const directory of [dataDirectory, socketDirectory]) mkdirSync(directory, { recursive: true, mode: 0o700 });
   const identity = chooseIdentity(binaries.postgres, dataDirectory);
@@ -193,7 +194,8 @@ async function launch(cluster: Cluster): Promise<boolean> {
   });
   child.unref();
   const taken = async (): Promise<boolean> => {
-    while (child.exitCode === null && child.signalCode === null && findPostmaster(cluster.dataDirectory)?.pid !== child.pid) await sleep(10);
+    while (child.exitCode === null && child.signalCode === null && findPostmaster(cluster.dataDirectory)?.pid !== child.pid)
+      await sleep(10);
     return child.exitCode === null && child.signalCode === null;
   };
   const started = await Promise.race([ended, taken()]);

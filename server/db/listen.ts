@@ -139,7 +139,11 @@ function keepConnected(options: ListenerOptions, events: ConnectionEvents): Kept
   };
 }
 
-async function openClient(options: ListenerOptions, events: ConnectionEvents, onLost: (client: pg.Client, error: Error) => void): Promise<pg.Client> {
+async function openClient(
+  options: ListenerOptions,
+  events: ConnectionEvents,
+  onLost: (client: pg.Client, error: Error) => void,
+): Promise<pg.Client> {
   const limits = { keepAlive: true, connectionTimeoutMillis: 5_000, query_timeout: 5_000 };
   const client = new pg.Client({ ...poolConfig(options.connection), ...limits });
   client.on("error", (error) => onLost(client, error));

@@ -17,7 +17,9 @@ export function asUnavailable(error: unknown): unknown {
 }
 
 /** `work`, whose rejections with a passing failure of the database become UNAVAILABLE. For what runs outside interceptors. */
-export function tellingUnavailable<Arguments extends unknown[], Answer>(work: (...given: Arguments) => Promise<Answer>): (...given: Arguments) => Promise<Answer> {
+export function tellingUnavailable<Arguments extends unknown[], Answer>(
+  work: (...given: Arguments) => Promise<Answer>,
+): (...given: Arguments) => Promise<Answer> {
   return async (...given) => {
     try {
       return await work(...given);

@@ -1,11 +1,13 @@
 import { type DescFile, type DescMethod, type DescService, getOption, hasOption } from "@bufbuild/protobuf";
-import { type Authorization, Action, Resource, authorization } from "../../gen/carrel/v1/options_pb.ts";
+import { Action, type Authorization, authorization, Resource } from "../../gen/carrel/v1/options_pb.ts";
 
 /** What a method asks of its caller. Throws for a method that does not say. */
 export function authorizationOf(method: DescMethod): Authorization {
   const option = hasOption(method, authorization) ? getOption(method, authorization) : undefined;
   if (!option || option.resource === Resource.UNSPECIFIED || option.action === Action.UNSPECIFIED) {
-    throw new Error(`${method.parent.typeName}/${method.name} does not say who may call it: set (carrel.v1.authorization) with a resource and an action`);
+    throw new Error(
+      `${method.parent.typeName}/${method.name} does not say who may call it: set (carrel.v1.authorization) with a resource and an action`,
+    );
   }
   return option;
 }

@@ -40,7 +40,9 @@ async function* directly<T extends Message>(messages: AsyncIterable<T>, response
 }
 
 /** An envelope's flag is 0 for a plain message, in Connect, gRPC and gRPC-Web alike; its length follows. */
-function createEncoder(bytesOf: (desc: DescMessage, message: Message) => Uint8Array): (desc: DescMessage, message: Message) => Buffer | undefined {
+function createEncoder(
+  bytesOf: (desc: DescMessage, message: Message) => Uint8Array,
+): (desc: DescMessage, message: Message) => Buffer | undefined {
   const envelopes = new WeakMap<Message, Buffer>();
   return (desc, message) => {
     const known = envelopes.get(message);

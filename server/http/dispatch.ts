@@ -1,15 +1,15 @@
-import { createContextValues, type ContextValues } from "@connectrpc/connect";
+import { type ContextValues, createContextValues } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { errorToJson } from "@connectrpc/connect/protocol-connect";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { reasonOf, refusal } from "../errors.ts";
 import type { Log } from "../log.ts";
+import { envelopedResponseKey } from "./direct-stream.ts";
 import type { ReadyCheck } from "./health.ts";
 import type { HttpLimits } from "./limits.ts";
-import { envelopedResponseKey } from "./direct-stream.ts";
 import { rpcName, tell } from "./log-interceptor.ts";
-import { type HttpRequest, type HttpResponse, type Target, authorityOf, isOver, sendJson, targetOf } from "./message.ts";
-import { type Origins, isPreflight, originRefused } from "./origins.ts";
+import { authorityOf, type HttpRequest, type HttpResponse, isOver, sendJson, type Target, targetOf } from "./message.ts";
+import { isPreflight, type Origins, originRefused } from "./origins.ts";
 import { headersTooLarge } from "./raw-answers.ts";
 import { type RequestInfo, requestInfoKey, requestInfoOf, rpcProtocolOf } from "./request-info.ts";
 import { type RestSurface, refuseVerb, sendRestError } from "./rest/surface.ts";
@@ -47,8 +47,10 @@ async function answer(options: DispatchOptions, request: HttpRequest, response: 
   response.setHeader("x-content-type-options", "nosniff");
   options.origins.decorate(request, response);
   const target = targetOf(request.url);
-  if (!target || !URL.canParse(`http://${authorityOf(request)}`)) return sendRestError(request, response, refusal(ErrorReason.INVALID_ARGUMENT, "this is not a path on a host"));
-  if (isHeaderTooLarge(request, options.limits.headerBytes)) return sendJson(request, response, headersTooLarge.status, headersTooLarge.body);
+  if (!target || !URL.canParse(`http://${authorityOf(request)}`))
+    return sendRestError(request, response, refusal(ErrorReason.INVALID_ARGUMENT, "this is not a path on a host"));
+  if (isHeaderTooLarge(request, options.limits.headerBytes))
+    return sendJson(request, response, headersTooLarge.status, headersTooLarge.body);
   const handler = options.handlers.get(target.path);
   if (!options.origins.allows(request)) {
     const harmless = (request.method === "GET" || request.method === "HEAD") && handler?.method.methodKind !== "server_streaming";
@@ -95,7 +97,16 @@ function valuesOf(info: RequestInfo, response: HttpResponse): ContextValues {
 // Requests refused before any interceptor ran have no line yet. No path: it may hold anything.
 function logUnheard(log: Log, info: RequestInfo, response: HttpResponse, rpc: string | undefined): void {
   if (info.logged) return;
-  log.info({ rpc, protocol: info.protocol, http: info.httpVersion, status: response.headersSent ? response.statusCode : undefined, request_id: info.requestId }, "request refused");
+  log.info(
+    {
+      rpc,
+      protocol: info.protocol,
+      http: info.httpVersion,
+      status: response.headersSent ? response.statusCode : undefined,
+      request_id: info.requestId,
+    },
+    "request refused",
+  );
 }
 
 async function callPlain(options: DispatchOptions, request: HttpRequest, response: HttpResponse, target: Target): Promise<void> {
@@ -114,7 +125,8 @@ type PlainAnswer = (options: DispatchOptions) => Promise<{ status: number; body:
 
 const plainAnswers: Readonly<Record<string, PlainAnswer | undefined>> = Object.assign(Object.create(null) as Record<string, PlainAnswer>, {
   "/healthz": async () => ({ status: 200, body: { status: "ok" } }),
-  "/readyz": async (options: DispatchOptions) => ((await options.ready()) ? { status: 200, body: { status: "ready" } } : { status: 503, body: { status: "not ready" } }),
+  "/readyz": async (options: DispatchOptions) =>
+    (await options.ready()) ? { status: 200, body: { status: "ready" } } : { status: 503, body: { status: "not ready" } },
   "/openapi": async (options: DispatchOptions) => ({ status: 200, body: options.openApi }),
 });
 

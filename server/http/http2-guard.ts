@@ -1,4 +1,4 @@
-import { type Http2Server, type ServerHttp2Session, type ServerHttp2Stream, type IncomingHttpHeaders, constants } from "node:http2";
+import { constants, type Http2Server, type IncomingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import type { HttpLimits } from "./limits.ts";
 import { targetOf } from "./message.ts";
 import { timedOut } from "./raw-answers.ts";

@@ -13,9 +13,16 @@ import { requestInfoKey } from "./request-info.ts";
  */
 export function createLogInterceptor(log: Log): Interceptor {
   return (next) => async (request) => {
-    const call: Call = { log, rpc: rpcName(request.service.typeName, request.method.name), values: request.contextValues, started: performance.now() };
+    const call: Call = {
+      log,
+      rpc: rpcName(request.service.typeName, request.method.name),
+      values: request.contextValues,
+      started: performance.now(),
+    };
     try {
-      const response = await (request.stream ? next({ ...request, message: readable(request.message) }) : untilAborted(next(request), request.signal));
+      const response = await (request.stream
+        ? next({ ...request, message: readable(request.message) })
+        : untilAborted(next(request), request.signal));
       if (response.stream) return { ...response, message: observed(response, call) };
       logEnd(call, undefined);
       return response;
@@ -49,7 +56,12 @@ const opaque: ReadonlySet<Code> = new Set([Code.Internal, Code.Unknown, Code.Dat
 /** Also a client's body that broke off: Connect wraps what Node says of it. */
 function isAbort(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
-  if (error.name === "AbortError" || error.name === "TimeoutError" || (error as NodeJS.ErrnoException).code === "ERR_STREAM_PREMATURE_CLOSE") return true;
+  if (
+    error.name === "AbortError" ||
+    error.name === "TimeoutError" ||
+    (error as NodeJS.ErrnoException).code === "ERR_STREAM_PREMATURE_CLOSE"
+  )
+    return true;
   return error instanceof ConnectError && isAbort(error.cause);
 }
 
@@ -79,7 +91,10 @@ async function* readable<T>(messages: AsyncIterable<T>): AsyncGenerator<T> {
   }
 }
 
-async function* observed(response: StreamResponse, call: Call): AsyncGenerator<StreamResponse["message"] extends AsyncIterable<infer M> ? M : never> {
+async function* observed(
+  response: StreamResponse,
+  call: Call,
+): AsyncGenerator<StreamResponse["message"] extends AsyncIterable<infer M> ? M : never> {
   // Left so when the reader goes away in the middle.
   let end: ConnectError | undefined = new ConnectError("the reader went away", Code.Canceled);
   try {
@@ -121,7 +136,11 @@ function levelOf(code: Code | undefined): "info" | "warn" | "error" {
 // The chain of causes, bounded, because an error may be its own cause.
 function causes(error: unknown): string[] {
   const chain: string[] = [];
-  for (let cause = error instanceof Error ? error.cause : undefined; cause !== undefined && chain.length < 8; cause = cause instanceof Error ? cause.cause : undefined) {
+  for (
+    let cause = error instanceof Error ? error.cause : undefined;
+    cause !== undefined && chain.length < 8;
+    cause = cause instanceof Error ? cause.cause : undefined
+  ) {
     chain.push(cause instanceof Error ? (cause.stack ?? cause.message) : String(cause));
   }
   return chain;

@@ -46,7 +46,11 @@ export function createSchemaMaker(): SchemaMaker {
 
   function request(message: DescMessage, without: readonly string[]): Schema {
     const fields = message.fields.filter((one) => !without.includes(one.name));
-    return { type: "object", additionalProperties: false, properties: Object.fromEntries(fields.map((one) => [one.name, field(one, false)])) };
+    return {
+      type: "object",
+      additionalProperties: false,
+      properties: Object.fromEntries(fields.map((one) => [one.name, field(one, false)])),
+    };
   }
 
   function field(one: DescField, isAnswer: boolean): Schema {
@@ -88,5 +92,8 @@ function scalarSchema(scalar: ScalarType | undefined): Schema {
 }
 
 function componentName(message: DescMessage): string {
-  return message.typeName.split(".").filter((part) => /^[A-Z]/.test(part)).join("");
+  return message.typeName
+    .split(".")
+    .filter((part) => /^[A-Z]/.test(part))
+    .join("");
 }

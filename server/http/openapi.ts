@@ -1,7 +1,7 @@
 import { type DescMethod, type DescService, getOption, hasOption } from "@bufbuild/protobuf";
 import { ErrorReasonSchema } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { authorization, http_status, success_status } from "../../gen/carrel/v1/options_pb.ts";
-import { type Schema, type SchemaMaker, createSchemaMaker } from "./openapi-schemas.ts";
+import { createSchemaMaker, type Schema, type SchemaMaker } from "./openapi-schemas.ts";
 import { maskField } from "./rest/flat.ts";
 import { type Binding, bindingsOf } from "./rest/routes.ts";
 
@@ -23,7 +23,9 @@ export function createOpenApi(services: readonly DescService[], serverUrl: strin
     paths,
     components: {
       securitySchemes: { bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT" } },
-      responses: { Error: { description: "A refusal. Switch on `error`, never on `message`.", content: json({ $ref: "#/components/schemas/Error" }) } },
+      responses: {
+        Error: { description: "A refusal. Switch on `error`, never on `message`.", content: json({ $ref: "#/components/schemas/Error" }) },
+      },
       schemas: { ...schemas.components, Error: errorSchema() },
     },
   };
@@ -71,7 +73,9 @@ function errorSchema(): Schema {
       error: {
         type: "string",
         examples: reasons.map((value) => value.name.slice("ERROR_REASON_".length).toLowerCase()),
-        description: reasons.map((value) => `${value.name.slice("ERROR_REASON_".length).toLowerCase()}: ${getOption(value, http_status)}`).join(", "),
+        description: reasons
+          .map((value) => `${value.name.slice("ERROR_REASON_".length).toLowerCase()}: ${getOption(value, http_status)}`)
+          .join(", "),
       },
       message: { type: "string" },
       details: { type: "object", additionalProperties: true },

@@ -1,7 +1,7 @@
 import { cors } from "@connectrpc/connect";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { refusal } from "../errors.ts";
-import { type HttpRequest, type HttpResponse, authorityOf } from "./message.ts";
+import { authorityOf, type HttpRequest, type HttpResponse } from "./message.ts";
 
 /** Which browsers may talk to this server. */
 export type Origins = {
@@ -50,10 +50,14 @@ export function createOrigins(listed: readonly string[], publicUrl: string | und
 
 /** True for the question a browser asks before a cross-origin request. */
 export function isPreflight(request: HttpRequest): boolean {
-  return request.method === "OPTIONS" && request.headers.origin !== undefined && request.headers["access-control-request-method"] !== undefined;
+  return (
+    request.method === "OPTIONS" && request.headers.origin !== undefined && request.headers["access-control-request-method"] !== undefined
+  );
 }
 
 /** The refusal of a browser on another origin. */
 export function originRefused(request: HttpRequest): Error {
-  return refusal(ErrorReason.ORIGIN_NOT_ALLOWED, "this origin may not use this server", { origin: (request.headers.origin ?? "").slice(0, 200) });
+  return refusal(ErrorReason.ORIGIN_NOT_ALLOWED, "this origin may not use this server", {
+    origin: (request.headers.origin ?? "").slice(0, 200),
+  });
 }

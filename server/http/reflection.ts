@@ -1,8 +1,11 @@
-import { type DescFile, type DescService, createRegistry, toBinary } from "@bufbuild/protobuf";
+import { createRegistry, type DescFile, type DescService, toBinary } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
 import { Code, type ServiceImpl } from "@connectrpc/connect";
 import type { ServerReflection, ServerReflectionRequest } from "../../gen/grpc/reflection/v1/reflection_pb.ts";
-import type { ServerReflection as ServerReflectionAlpha, ServerReflectionRequest as ServerReflectionRequestAlpha } from "../../gen/grpc/reflection/v1alpha/reflection_pb.ts";
+import type {
+  ServerReflection as ServerReflectionAlpha,
+  ServerReflectionRequest as ServerReflectionRequestAlpha,
+} from "../../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import { filesOf } from "./descriptors.ts";
 
 type Question = (ServerReflectionRequest | ServerReflectionRequestAlpha)["messageRequest"];
@@ -21,12 +24,14 @@ export function createReflectionServices(services: readonly DescService[]): {
   return {
     v1: {
       async *serverReflectionInfo(requests) {
-        for await (const request of requests) yield { validHost: request.host, originalRequest: request, messageResponse: answer(request.messageRequest) };
+        for await (const request of requests)
+          yield { validHost: request.host, originalRequest: request, messageResponse: answer(request.messageRequest) };
       },
     },
     v1alpha: {
       async *serverReflectionInfo(requests) {
-        for await (const request of requests) yield { validHost: request.host, originalRequest: request, messageResponse: answer(request.messageRequest) };
+        for await (const request of requests)
+          yield { validHost: request.host, originalRequest: request, messageResponse: answer(request.messageRequest) };
       },
     },
   };
@@ -69,7 +74,10 @@ function fileAnswer(file: DescFile | undefined): Answer {
     one.dependencies.forEach(visit);
   };
   visit(file);
-  return { case: "fileDescriptorResponse", value: { fileDescriptorProto: [...all].map((one) => toBinary(FileDescriptorProtoSchema, one.proto)) } };
+  return {
+    case: "fileDescriptorResponse",
+    value: { fileDescriptorProto: [...all].map((one) => toBinary(FileDescriptorProtoSchema, one.proto)) },
+  };
 }
 
 function notKnown(): Answer {

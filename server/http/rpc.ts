@@ -1,6 +1,15 @@
 import type { DescService } from "@bufbuild/protobuf";
-import { type ConnectRouter, type ConnectRouterOptions, type ContextValues, type HandlerContext, type Interceptor, type MethodImplSpec, createConnectRouter, createServiceImplSpec } from "@connectrpc/connect";
-import { type UniversalHandler, type UniversalServerResponse, createAsyncIterable } from "@connectrpc/connect/protocol";
+import {
+  type ConnectRouter,
+  type ConnectRouterOptions,
+  type ContextValues,
+  createConnectRouter,
+  createServiceImplSpec,
+  type HandlerContext,
+  type Interceptor,
+  type MethodImplSpec,
+} from "@connectrpc/connect";
+import { createAsyncIterable, type UniversalHandler, type UniversalServerResponse } from "@connectrpc/connect/protocol";
 import { errorToJsonBytes } from "@connectrpc/connect/protocol-connect";
 import { compressionGzip, universalResponseToNodeResponse } from "@connectrpc/connect-node";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
@@ -72,7 +81,13 @@ function correct(answer: UniversalServerResponse, values: ContextValues): Univer
 }
 
 /** Runs one request through its handler and writes the answer. Throws what went wrong after the answer had begun. */
-export async function serveRpc(handler: UniversalHandler, request: HttpRequest, response: HttpResponse, values: ContextValues, limits: HttpLimits): Promise<void> {
+export async function serveRpc(
+  handler: UniversalHandler,
+  request: HttpRequest,
+  response: HttpResponse,
+  values: ContextValues,
+  limits: HttpLimits,
+): Promise<void> {
   const universal = universalRequestOf(request, response, values);
   const deadline = defaultDeadline(handler, limits);
   if (deadline !== undefined) giveDeadline(universal.header, deadline);

@@ -1,5 +1,5 @@
-import { type RequestListener, createServer as createHttp1Server, type Server, type ServerOptions, type ServerResponse } from "node:http";
-import { type Http2Server, type ServerHttp2Session, createServer as createHttp2Server } from "node:http2";
+import { createServer as createHttp1Server, type RequestListener, type Server, type ServerOptions, type ServerResponse } from "node:http";
+import { createServer as createHttp2Server, type Http2Server, type ServerHttp2Session } from "node:http2";
 import { createServer as createHttpsServer } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
 import type { Duplex } from "node:stream";
@@ -12,14 +12,14 @@ import type { Log } from "../log.ts";
 import { createDispatch, type Fallback } from "./dispatch.ts";
 import type { ReadyCheck } from "./health.ts";
 import { guardHttp2 } from "./http2-guard.ts";
-import { type HttpLimits, defaultHttpLimits } from "./limits.ts";
+import { defaultHttpLimits, type HttpLimits } from "./limits.ts";
 import type { HttpRequest, HttpResponse } from "./message.ts";
 import { createOrigins } from "./origins.ts";
 import { peekProtocol } from "./preface.ts";
 import { answerToParserError, writeRawAnswer } from "./raw-answers.ts";
 import { createSilentConnections } from "./silent-connections.ts";
-import { type RequestGate, createSurfaces } from "./surfaces.ts";
-import { type UpgradeHandler, createUpgradeRouter, wantsWebSocket } from "./upgrade.ts";
+import { createSurfaces, type RequestGate } from "./surfaces.ts";
+import { createUpgradeRouter, type UpgradeHandler, wantsWebSocket } from "./upgrade.ts";
 
 /** What the one port serves, and how. */
 export type HttpServerOptions = {
@@ -93,7 +93,13 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   };
 }
 
-type Running = { http1: Server; sessions: Set<ServerHttp2Session>; connections: Connections; draining: AbortController; stopping: AbortController };
+type Running = {
+  http1: Server;
+  sessions: Set<ServerHttp2Session>;
+  connections: Connections;
+  draining: AbortController;
+  stopping: AbortController;
+};
 
 async function close({ http1, sessions, connections, draining, stopping }: Running, graceMs: number): Promise<void> {
   const reason = () => refusal(ErrorReason.SHUTTING_DOWN, "this server is shutting down, connect again");
@@ -136,7 +142,10 @@ function createFront(tls: HttpServerOptions["tls"], limits: HttpLimits, dispatch
     dispatch(request, response);
   };
   const server = tls
-    ? createHttpsServer({ ...settings, ...tls, ALPNProtocols: ["h2", "http/1.1"], minVersion: "TLSv1.2", handshakeTimeout: limits.headersTimeoutMs }, listener)
+    ? createHttpsServer(
+        { ...settings, ...tls, ALPNProtocols: ["h2", "http/1.1"], minVersion: "TLSv1.2", handshakeTimeout: limits.headersTimeoutMs },
+        listener,
+      )
     : createHttp1Server(settings, listener);
   server.maxConnections = limits.connections;
   server.maxHeadersCount = 100;

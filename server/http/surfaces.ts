@@ -7,13 +7,13 @@ import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflec
 import type { Log } from "../log.ts";
 import { assertAuthorized } from "./descriptors.ts";
 import { createDirectStreams } from "./direct-stream.ts";
-import { type ReadyCheck, createHealthService } from "./health.ts";
+import { createHealthService, type ReadyCheck } from "./health.ts";
 import type { HttpLimits } from "./limits.ts";
 import { createLogInterceptor, tell } from "./log-interceptor.ts";
 import { createOpenApi } from "./openapi.ts";
 import { createReflectionServices } from "./reflection.ts";
 import { requestInfoKey } from "./request-info.ts";
-import { type RestSurface, createRestSurface } from "./rest/surface.ts";
+import { createRestSurface, type RestSurface } from "./rest/surface.ts";
 import { createRpcGroup } from "./rpc.ts";
 
 /** Looks at a call before its body is read; throws to refuse it. */
@@ -52,7 +52,14 @@ export function createSurfaces(options: SurfaceOptions): Surfaces {
   const requestGate = options.requestGate && guarded(options.requestGate, options.log);
   const contract = createRpcGroup({ routes: options.routes, interceptors, requestGate, limits, drainSignal, shutdownSignal });
   // Open to anybody, as probes and tools expect; they tell nothing but the contract and whether the server is ready.
-  const open = createRpcGroup({ routes: openRoutes(options), interceptors: [logged], requestGate: undefined, limits, drainSignal, shutdownSignal });
+  const open = createRpcGroup({
+    routes: openRoutes(options),
+    interceptors: [logged],
+    requestGate: undefined,
+    limits,
+    drainSignal,
+    shutdownSignal,
+  });
   const handlers = new Map([...contract.handlers, ...open.handlers].map((handler) => [handler.requestPath, handler]));
   return {
     handlers,
@@ -69,7 +76,13 @@ function openRoutes({ services, ready }: SurfaceOptions): (router: ConnectRouter
   const reflected = [...services, Health, ServerReflection, ServerReflectionAlpha];
   const reflection = createReflectionServices(reflected);
   return (router) => {
-    router.service(Health, createHealthService(ready, services.map((service) => service.typeName)));
+    router.service(
+      Health,
+      createHealthService(
+        ready,
+        services.map((service) => service.typeName),
+      ),
+    );
     router.service(ServerReflection, reflection.v1);
     router.service(ServerReflectionAlpha, reflection.v1alpha);
   };

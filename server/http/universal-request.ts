@@ -1,7 +1,7 @@
 import { Readable } from "node:stream";
 import { Code, ConnectError, type ContextValues } from "@connectrpc/connect";
-import { type UniversalServerRequest, createAsyncIterable } from "@connectrpc/connect/protocol";
-import { type HttpRequest, type HttpResponse, authorityOf, webHeadersOf } from "./message.ts";
+import { createAsyncIterable, type UniversalServerRequest } from "@connectrpc/connect/protocol";
+import { authorityOf, type HttpRequest, type HttpResponse, webHeadersOf } from "./message.ts";
 
 /**
  * A request in the form of Connect's handlers. Unlike the library's own it leaves the connection alone when a handler

@@ -26,7 +26,8 @@ export function createUpgradeRouter(origins: Origins, onUpgrade: UpgradeHandler 
     socket.on("error", () => socket.destroy());
     const refuse = (error: Error): void => writeRawAnswer(socket, rawAnswerOf(error));
     const path = targetOf(request.url)?.path;
-    if (!onUpgrade || path === undefined || !paths.some((one) => one.test(path))) return refuse(refusal(ErrorReason.NOT_FOUND, "no such path"));
+    if (!onUpgrade || path === undefined || !paths.some((one) => one.test(path)))
+      return refuse(refusal(ErrorReason.NOT_FOUND, "no such path"));
     if (!origins.allows(request)) return refuse(originRefused(request));
     if (request.method !== "GET") return refuse(refusal(ErrorReason.METHOD_NOT_ALLOWED, "a handshake is a GET", { allowed: "GET" }));
     // The inactivity limit of HTTP/1.1 sockets is not the WebSocket's: it has a heartbeat of its own.

@@ -37,7 +37,14 @@ export type Feeds = {
 };
 
 /** `next` is where the piece begins that this reader needs next, of each block under way. */
-type Reader = { deltas: Delta[]; budget: number; next: Map<string, number>; rung: boolean; stale: boolean; resolve: (() => void) | undefined };
+type Reader = {
+  deltas: Delta[];
+  budget: number;
+  next: Map<string, number>;
+  rung: boolean;
+  stale: boolean;
+  resolve: (() => void) | undefined;
+};
 type Feed = {
   ring: Sized[];
   bytes: number;

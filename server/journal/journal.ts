@@ -47,7 +47,11 @@ export type Journal = {
    */
   change<T>(sessionId: string, guard: Guard, body: (change: Change) => Promise<T> | T): Promise<T>;
   /** The same inside a transaction that does more; call `published` after its commit. */
-  changeWithin<T>(tx: Transaction<Database>, session: LockedSession, body: (change: Change) => Promise<T> | T): Promise<{ value: T; published: () => void }>;
+  changeWithin<T>(
+    tx: Transaction<Database>,
+    session: LockedSession,
+    body: (change: Change) => Promise<T> | T,
+  ): Promise<{ value: T; published: () => void }>;
 };
 
 export type JournalDeps = {
@@ -125,7 +129,13 @@ function openDraft(tx: Transaction<Database>, { locked_at, ...before }: LockedSe
     if (set) await updateSession(tx, session.id, set);
   };
   const published = () => events.map((event, index) => ({ event, bytes: sizes[index] ?? 0 }));
-  return { change, commands, write, published, isVisible: () => events.length > 0 || commands.length > 0 || before.name !== session.name || before.desired !== session.desired };
+  return {
+    change,
+    commands,
+    write,
+    published,
+    isVisible: () => events.length > 0 || commands.length > 0 || before.name !== session.name || before.desired !== session.desired,
+  };
 }
 
 function sealCommand(vault: UserVault, sessionId: string, command: Command): Uint8Array {
@@ -165,7 +175,9 @@ function sealEvents(vault: UserVault, session: SessionRow, events: readonly Even
 function difference(before: SessionRow, after: SessionRow): Updateable<SessionTable> | undefined {
   const changed = Object.entries(after).filter(([column, value]) => before[column as keyof SessionRow] !== value);
   if (changed.length === 0) return undefined;
-  return Object.fromEntries(changed.map(([column, value]) => [column, jsonColumns.has(column) && value !== null ? JSON.stringify(value) : value]));
+  return Object.fromEntries(
+    changed.map(([column, value]) => [column, jsonColumns.has(column) && value !== null ? JSON.stringify(value) : value]),
+  );
 }
 
 const jsonColumns = new Set(["handle", "usage", "turn_usage"]);

@@ -2,13 +2,7 @@
 import { hash } from "node:crypto";
 import { create, fromBinary, type JsonObject, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { ToolDecisionSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
-import {
-  type Approval,
-  ApprovalSchema,
-  PendingOutcome,
-  type Question,
-  QuestionSchema,
-} from "../../gen/carrel/v1/approval_pb.ts";
+import { type Approval, ApprovalSchema, PendingOutcome, type Question, QuestionSchema } from "../../gen/carrel/v1/approval_pb.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Change } from "./journal.ts";
 import { openBytes, sealBytes } from "./seal.ts";
@@ -59,14 +53,21 @@ export async function standingOf(change: Change, call: AskedCall, question: Ques
   if (!pause) return undefined;
   const asked = question ? toBinary(QuestionSchema, question) : toBinary(ApprovalSchema, approvalOf(call));
   const stored = openBytes(change.vault, pause.session_id, `pause/${pause.id}`, pause.request);
-  if (!Buffer.from(asked).equals(stored)) return { toolUseId: call.toolUseId, allow: false, message: "This call was asked about before with another input." };
+  if (!Buffer.from(asked).equals(stored))
+    return { toolUseId: call.toolUseId, allow: false, message: "This call was asked about before with another input." };
   if (pause.outcome === null) return "open";
   if (!pause.decision) return "none";
   return fromBinary(ToolDecisionSchema, openBytes(change.vault, pause.session_id, `pause/${pause.id}/decision`, pause.decision));
 }
 
 /** Closes one pause, with what the runner is told where somebody decided; false when somebody was first. */
-export async function resolvePause(change: Change, pause: PauseRow, outcome: PauseOutcome, answeredBy: string | null, decision?: DecisionInit): Promise<boolean> {
+export async function resolvePause(
+  change: Change,
+  pause: PauseRow,
+  outcome: PauseOutcome,
+  answeredBy: string | null,
+  decision?: DecisionInit,
+): Promise<boolean> {
   const sealed = decision ? sealDecision(change, pause.id, decision) : null;
   if (!(await closePause(change.tx, pause.session_id, pause.id, { outcome, answeredBy, decision: sealed }))) return false;
   change.set({ pending_count: change.session.pending_count - 1 });
@@ -78,7 +79,8 @@ export async function closeOpenPauses(change: Change, outcome: PauseOutcome): Pr
   if (change.session.pending_count === 0) return;
   for (const pause of await listOpenPauses(change.tx, change.session.id)) {
     await resolvePause(change, pause, outcome, null);
-    if (pause.kind === "approval") change.append({ case: "toolApprovalResolved", value: { toolUseId: pause.id, outcome: outcomes[outcome] } });
+    if (pause.kind === "approval")
+      change.append({ case: "toolApprovalResolved", value: { toolUseId: pause.id, outcome: outcomes[outcome] } });
     else change.append({ case: "questionResolved", value: { questionId: pause.id, outcome: outcomes[outcome] } });
   }
 }

@@ -1,8 +1,8 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import type { Kysely } from "kysely";
 import { type WatchEventsResponse, WatchEventsResponseSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
-import type { Event } from "../../gen/carrel/v1/event_pb.ts";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
+import type { Event } from "../../gen/carrel/v1/event_pb.ts";
 import type { Database } from "../db/database.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { UserVault } from "../vault/user-vault.ts";

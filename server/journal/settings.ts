@@ -25,6 +25,5 @@ export type ProfileSettings = {
   allowedHosts: string[];
 };
 
-
 /** The part of a session's settings that is sealed. */
 export type SealedSettings = Pick<ProfileSettings, "environment" | "mcpServers">;

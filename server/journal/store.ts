@@ -63,7 +63,14 @@ export async function insertCommand(tx: Transaction<Database>, sessionId: string
 }
 
 export async function listCommands(db: Kysely<Database>, sessionId: string, afterId: number) {
-  return db.selectFrom("command").select(["id", "payload"]).where("session_id", "=", sessionId).where("id", ">", afterId).orderBy("id").limit(100).execute();
+  return db
+    .selectFrom("command")
+    .select(["id", "payload"])
+    .where("session_id", "=", sessionId)
+    .where("id", ">", afterId)
+    .orderBy("id")
+    .limit(100)
+    .execute();
 }
 
 export async function deleteCommands(tx: Transaction<Database>, sessionId: string, throughId: number): Promise<void> {
@@ -77,7 +84,12 @@ export async function queuePrompt(tx: Transaction<Database>, sessionId: string, 
 /** Takes the oldest queued prompt out of the queue; undefined when it is empty. */
 export async function takeQueuedPrompt(tx: Transaction<Database>, sessionId: string): Promise<number | undefined> {
   const oldest = tx.selectFrom("queued_prompt").select("seq").where("session_id", "=", sessionId).orderBy("seq").limit(1);
-  const row = await tx.deleteFrom("queued_prompt").where("session_id", "=", sessionId).where("seq", "=", oldest).returning("seq").executeTakeFirst();
+  const row = await tx
+    .deleteFrom("queued_prompt")
+    .where("session_id", "=", sessionId)
+    .where("seq", "=", oldest)
+    .returning("seq")
+    .executeTakeFirst();
   return row?.seq;
 }
 
@@ -96,7 +108,12 @@ export async function listOpenPauses(db: Kysely<Database>, sessionId: string): P
 export type PauseClosing = { outcome: string; answeredBy: string | null; decision: Uint8Array | null };
 
 /** Closes one open pause; false when somebody was first. */
-export async function closePause(tx: Transaction<Database>, sessionId: string, id: string, { outcome, answeredBy, decision }: PauseClosing): Promise<boolean> {
+export async function closePause(
+  tx: Transaction<Database>,
+  sessionId: string,
+  id: string,
+  { outcome, answeredBy, decision }: PauseClosing,
+): Promise<boolean> {
   const result = await tx
     .updateTable("pause")
     .set({ outcome, answered_by: answeredBy, decision })

@@ -67,7 +67,12 @@ export async function finishTurn(change: Change, end: TurnEnd, origin?: Origin):
 }
 
 /** The wire form of a tally. */
-export function usageMessage(tally: { input_tokens: number; output_tokens: number; cache_creation_input_tokens: number; cache_read_input_tokens: number }) {
+export function usageMessage(tally: {
+  input_tokens: number;
+  output_tokens: number;
+  cache_creation_input_tokens: number;
+  cache_read_input_tokens: number;
+}) {
   return {
     inputTokens: tally.input_tokens,
     outputTokens: tally.output_tokens,

@@ -30,7 +30,8 @@ export function createRateLimiter({ perMinute, windowMs = minuteMs }: { perMinut
   };
   return {
     // Hashed, because an issuer may name people by anything, of any length.
-    registration: (db, { issuer, subject }) => take(db, "registration", hash("sha256", JSON.stringify([issuer, subject])), perMinute.registrations, "registrations"),
+    registration: (db, { issuer, subject }) =>
+      take(db, "registration", hash("sha256", JSON.stringify([issuer, subject])), perMinute.registrations, "registrations"),
     sessionCreate: (db, userId) => take(db, "session_create", userId, perMinute.sessionCreates, "new sessions"),
     prompt: (db, sessionId) => take(db, "prompt", sessionId, perMinute.prompts, "prompts to a session"),
     sweep: (db) => forgetIdle(db, windowMs),

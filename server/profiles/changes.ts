@@ -12,7 +12,17 @@ import { provisionDefaults } from "./provision.ts";
 import { changedFields, changeSettings, type IsPattern, refuseProblems } from "./rules.ts";
 import { sealSecrets } from "./seal.ts";
 import type { Draft } from "./settings.ts";
-import { countProfiles, deleteProfile, findProfile, findProfileByName, insertProfile, lockOwner, type ProfileRow, setDefault, updateProfile } from "./store.ts";
+import {
+  countProfiles,
+  deleteProfile,
+  findProfile,
+  findProfileByName,
+  insertProfile,
+  lockOwner,
+  type ProfileRow,
+  setDefault,
+  updateProfile,
+} from "./store.ts";
 
 export type ProfileChangeDeps = {
   db: Kysely<Database>;
@@ -62,11 +72,18 @@ export async function addProfile<Request extends DescMessage, Response extends D
 async function admit(tx: Transaction<Database>, ownerId: string, limit: number): Promise<void> {
   const count = await countProfiles(tx, ownerId);
   if (count < limit) return;
-  throw refusal(ErrorReason.PROFILE_LIMIT, `there are ${count} profiles and ${limit} are allowed: delete one first`, { limit: String(limit), count: String(count) });
+  throw refusal(ErrorReason.PROFILE_LIMIT, `there are ${count} profiles and ${limit} are allowed: delete one first`, {
+    limit: String(limit),
+    count: String(count),
+  });
 }
 
 /** Changes the fields that the request is about. */
-export async function changeProfile(deps: ProfileChangeDeps, ownerId: string, { profileId, profile: sent, updateMask }: UpdateProfileRequest): Promise<Profile> {
+export async function changeProfile(
+  deps: ProfileChangeDeps,
+  ownerId: string,
+  { profileId, profile: sent, updateMask }: UpdateProfileRequest,
+): Promise<Profile> {
   const profile = sent!;
   const fields = changedFields(profile, updateMask);
   const vault = await deps.userVault(ownerId);

@@ -6,7 +6,20 @@
  */
 const refusedNames: ReadonlySet<string> = new Set([
   // where programs, libraries and start-up files come from
-  ...["PATH", "HOME", "SHELL", "IFS", "ENV", "BASH_ENV", "BASHOPTS", "BASH_LOADABLES_PATH", "SHELLOPTS", "PS4", "PROMPT_COMMAND", "ZDOTDIR"],
+  ...[
+    "PATH",
+    "HOME",
+    "SHELL",
+    "IFS",
+    "ENV",
+    "BASH_ENV",
+    "BASHOPTS",
+    "BASH_LOADABLES_PATH",
+    "SHELLOPTS",
+    "PS4",
+    "PROMPT_COMMAND",
+    "ZDOTDIR",
+  ],
   ...["GCONV_PATH", "GLIBC_TUNABLES", "LOCPATH", "OPENSSL_CONF", "OPENSSL_ENGINES", "OPENSSL_MODULES"],
   // helpers that other programs start
   ...["EDITOR", "VISUAL", "PAGER", "MANPAGER", "BROWSER", "LESSOPEN", "LESSCLOSE", "SSH_ASKPASS", "SUDO_ASKPASS"],
@@ -26,7 +39,8 @@ const refusedStarts = /^(?:LD_|DYLD_|BUN_|XDG_|PERL5|ANTHROPIC_|CLAUDE|CARREL_|C
 const proxies = /(?:^|_)proxy$/i;
 
 /** Git runs what many of its variables name, or reads its configuration from them; these only say who commits and how it talks. */
-const git = /^GIT_(?!AUTHOR_(?:NAME|EMAIL|DATE)$|COMMITTER_(?:NAME|EMAIL|DATE)$|TERMINAL_PROMPT$|MERGE_AUTOEDIT$|LFS_SKIP_SMUDGE$|OPTIONAL_LOCKS$)/;
+const git =
+  /^GIT_(?!AUTHOR_(?:NAME|EMAIL|DATE)$|COMMITTER_(?:NAME|EMAIL|DATE)$|TERMINAL_PROMPT$|MERGE_AUTOEDIT$|LFS_SKIP_SMUDGE$|OPTIONAL_LOCKS$)/;
 
 /** The interpreter's own names have no underscore after PYTHON; these change only how it prints and hashes. */
 const python = /^PYTHON(?!UNBUFFERED$|DONTWRITEBYTECODE$|IOENCODING$|UTF8$|HASHSEED$)[A-Z]/;

@@ -30,7 +30,13 @@ export function readMcpServer(name: string, sent: McpServer, stored: McpServerSe
   return { type: "stdio", command: sent.command, args: sent.args, env };
 }
 
-function refuseOthers(sent: McpServer, field: string, names: readonly ("url" | "headers" | "command" | "args" | "env")[], type: string, note: Note): void {
+function refuseOthers(
+  sent: McpServer,
+  field: string,
+  names: readonly ("url" | "headers" | "command" | "args" | "env")[],
+  type: string,
+  note: Note,
+): void {
   for (const name of names) {
     const value = sent[name];
     const isEmpty = typeof value === "string" ? value === "" : Object.keys(value).length === 0;

@@ -59,6 +59,7 @@ const transports = { stdio: McpTransport.STDIO, http: McpTransport.HTTP, sse: Mc
 
 function serverMessage(server: McpServerSettings): McpServer {
   const type = transports[server.type];
-  if (server.type === "stdio") return create(McpServerSchema, { type, command: server.command, args: server.args, env: namesOf(server.env) });
+  if (server.type === "stdio")
+    return create(McpServerSchema, { type, command: server.command, args: server.args, env: namesOf(server.env) });
   return create(McpServerSchema, { type, url: server.url, headers: namesOf(server.headers) });
 }

@@ -17,9 +17,16 @@ export type OpenedProfile = { id: string; name: string; settings: ProfileSetting
 /** Rejects with NOT_FOUND, with INVALID_ARGUMENT when both an id and a name are given, and with what the vault throws. */
 export type OpenProfile = (userId: string, reference: ProfileReference) => Promise<OpenedProfile>;
 
-export function createProfileOpener({ db, userVault }: { db: Kysely<Database>; userVault(userId: string): Promise<UserVault> }): OpenProfile {
+export function createProfileOpener({
+  db,
+  userVault,
+}: {
+  db: Kysely<Database>;
+  userVault(userId: string): Promise<UserVault>;
+}): OpenProfile {
   return async (userId, { profileId, profileName }) => {
-    if (profileId && profileName) throw refusal(ErrorReason.INVALID_ARGUMENT, "name a profile by profile_id or by profile_name, not by both");
+    if (profileId && profileName)
+      throw refusal(ErrorReason.INVALID_ARGUMENT, "name a profile by profile_id or by profile_name, not by both");
     await provisionIfNeeded(db, userId);
     const row = await (profileId
       ? findProfile(db, userId, profileId)

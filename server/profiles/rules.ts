@@ -28,7 +28,9 @@ const setters: Readonly<Record<string, Setter>> = {
   permission_mode: ({ options }) => ({ permissionMode: modeWord(options.permissionMode) }),
   model: ({ options }) => ({ model: options.model }),
   max_turns: ({ options }) => ({ maxTurns: options.maxTurns ?? null }),
-  max_budget_usd: ({ options }) => ({ maxBudgetMicros: options.maxBudgetUsd === undefined ? null : Math.round(options.maxBudgetUsd * 1e6) }),
+  max_budget_usd: ({ options }) => ({
+    maxBudgetMicros: options.maxBudgetUsd === undefined ? null : Math.round(options.maxBudgetUsd * 1e6),
+  }),
   one_shot: ({ options }) => ({ oneShot: options.oneShot }),
   ttl_seconds: ({ options }) => ({ ttlSeconds: options.ttlSeconds ?? null }),
   environment: (change) => ({ environment: readEnvironment(change) }),
@@ -58,7 +60,12 @@ export function changedFields(profile: Profile, mask: FieldMask | undefined): Re
  * `before` with the named options as `options` has them; names that are no options are left to the caller. Throws
  * INVALID_ARGUMENT with everything that is wrong. `options` has passed the rules of the contract.
  */
-export function changeSettings(before: ProfileSettings, options: Profile, fields: ReadonlySet<string>, isPattern: IsPattern): ProfileSettings {
+export function changeSettings(
+  before: ProfileSettings,
+  options: Profile,
+  fields: ReadonlySet<string>,
+  isPattern: IsPattern,
+): ProfileSettings {
   const problems: Problem[] = [];
   const note: Note = (field, message) => void problems.push({ field, message });
   const after = { ...before };
@@ -75,7 +82,8 @@ function modeWord(mode: PermissionMode): PermissionModeWord {
 /** A pattern outside the grammar would never match, so a misspelt denial would deny nothing. */
 function readPatterns(field: string, patterns: string[], { isPattern, note }: Change): string[] {
   patterns.forEach((pattern, index) => {
-    if (!isPattern(pattern)) note(`${field}[${index}]`, `"${pattern}" is not a tool pattern; use Name, Bash(prefix:*) or mcp__server__tool`);
+    if (!isPattern(pattern))
+      note(`${field}[${index}]`, `"${pattern}" is not a tool pattern; use Name, Bash(prefix:*) or mcp__server__tool`);
   });
   return patterns;
 }
@@ -115,8 +123,18 @@ export function refuseProblems(problems: readonly Problem[]): void {
   if (problems.length === 0) return;
   const shown = problems.slice(0, 20);
   const text = shown.map(({ field, message }) => `${field}: ${message}`).join("; ");
-  throw refusal(ErrorReason.INVALID_ARGUMENT, text, { fields: shown.map(({ field }) => field).join(", ") }, {
-    desc: ViolationsSchema,
-    value: { violations: problems.map(({ field, message }) => ({ field: { elements: [create(FieldPathElementSchema, { fieldName: field })] }, message })) },
-  });
+  throw refusal(
+    ErrorReason.INVALID_ARGUMENT,
+    text,
+    { fields: shown.map(({ field }) => field).join(", ") },
+    {
+      desc: ViolationsSchema,
+      value: {
+        violations: problems.map(({ field, message }) => ({
+          field: { elements: [create(FieldPathElementSchema, { fieldName: field })] },
+          message,
+        })),
+      },
+    },
+  );
 }

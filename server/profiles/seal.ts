@@ -16,7 +16,11 @@ export function sealSecrets(vault: UserVault, profileId: string, generation: num
       plaintext.fill(0);
     }
   };
-  return { generation, environment: seal("environment", "environment", environment), mcp_servers: seal("mcp_config", "mcp_servers", mcpServers) };
+  return {
+    generation,
+    environment: seal("environment", "environment", environment),
+    mcp_servers: seal("mcp_config", "mcp_servers", mcpServers),
+  };
 }
 
 /** Throws what `UserVault.open` throws. */

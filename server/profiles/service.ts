@@ -14,7 +14,7 @@ import { addProfile, changeProfile, makeDefault, nameLimit, owned, type ProfileC
 import { profileMessage } from "./message.ts";
 import { provisionIfNeeded } from "./provision.ts";
 import { changeSettings, optionFields } from "./rules.ts";
-import { plainSettings, type ProfileSettings } from "./settings.ts";
+import { type ProfileSettings, plainSettings } from "./settings.ts";
 import { listProfiles, type ProfileRow } from "./store.ts";
 
 export type ProfileServiceDeps = ProfileChangeDeps & {
@@ -52,7 +52,9 @@ function createProfile(deps: ProfileServiceDeps, ownerId: string, request: Creat
     settings: changeSettings(plainSettings, profile, optionFields, deps.isPattern),
   };
   const call = { method: "CreateProfile", schema: CreateProfileRequestSchema, request, response: CreateProfileResponseSchema };
-  return addProfile(deps, ownerId, call, { draft, isDefault: profile.isDefault }, (made) => create(CreateProfileResponseSchema, { profile: made }));
+  return addProfile(deps, ownerId, call, { draft, isDefault: profile.isDefault }, (made) =>
+    create(CreateProfileResponseSchema, { profile: made }),
+  );
 }
 
 async function captureProfile(deps: ProfileServiceDeps, ownerId: string, request: CaptureProfileRequest) {

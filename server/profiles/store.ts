@@ -78,7 +78,10 @@ export async function countProfiles(tx: Transaction<Database>, ownerId: string):
   return Number(row.count);
 }
 
-export async function insertProfile(tx: Transaction<Database>, profile: { id: string; ownerId: string; draft: Draft; sealed: SealedSettings }): Promise<void> {
+export async function insertProfile(
+  tx: Transaction<Database>,
+  profile: { id: string; ownerId: string; draft: Draft; sealed: SealedSettings },
+): Promise<void> {
   await tx
     .insertInto("profile")
     .values({ id: profile.id, owner_id: profile.ownerId, ...columnsOf(profile.draft), ...profile.sealed })

@@ -87,7 +87,9 @@ export function createLauncher(options: LauncherOptions): Launcher {
         environment: { HOME: inside.home, PATH: "/usr/local/bin:/usr/bin:/bin", LANG: "C.UTF-8", TERM: "dumb" },
         readOnly: readOnlyMounts(options.programs, join(runtime(box), "channel")),
         writable,
-        stdin: new TextEncoder().encode(JSON.stringify({ ...boot, socket: join(inside.channel, socketName), cwd: inside.workspace, claude: inside.claude })),
+        stdin: new TextEncoder().encode(
+          JSON.stringify({ ...boot, socket: join(inside.channel, socketName), cwd: inside.workspace, claude: inside.claude }),
+        ),
         logPath: join(runtime(box), "sandbox.log"),
         limits: options.limits,
       });

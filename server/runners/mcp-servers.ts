@@ -3,7 +3,9 @@ import { type McpServerSchema, McpTransport } from "../../gen/carrel/v1/mcp_serv
 import type { McpServerSettings } from "../journal/settings.ts";
 
 /** What the runner is told: a program to start whole, a remote server only that it is there. Its address and headers stay here. */
-export function mcpForRunner(servers: Readonly<Record<string, McpServerSettings>>): Record<string, MessageInitShape<typeof McpServerSchema>> {
+export function mcpForRunner(
+  servers: Readonly<Record<string, McpServerSettings>>,
+): Record<string, MessageInitShape<typeof McpServerSchema>> {
   return Object.fromEntries(Object.entries(servers).map(([name, server]) => [name, forRunner(server)]));
 }
 

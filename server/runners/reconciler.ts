@@ -133,7 +133,11 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
       add(sessionId: string): void {
         if (signal.aborted || (failed.get(sessionId)?.notBefore ?? 0) > performance.now()) return;
         if (busy.has(sessionId)) again.add(sessionId);
-        else busy.set(sessionId, run(sessionId).finally(() => busy.delete(sessionId)));
+        else
+          busy.set(
+            sessionId,
+            run(sessionId).finally(() => busy.delete(sessionId)),
+          );
       },
       idle: () => Promise.allSettled(busy.values()),
     };
@@ -161,7 +165,9 @@ async function observe(options: ReconcilerOptions, session: SessionRow, seeingSi
 async function adoptSandboxes(options: ReconcilerOptions, deps: StepDeps): Promise<void> {
   for (const sandbox of await options.launcher.list()) {
     // One that cannot be dealt with keeps none of the others from coming back.
-    await adopt(options, deps, sandbox).catch((error: Error) => options.log.error({ err: error, box: sandbox.box }, "sandbox not taken back"));
+    await adopt(options, deps, sandbox).catch((error: Error) =>
+      options.log.error({ err: error, box: sandbox.box }, "sandbox not taken back"),
+    );
   }
   for (const box of await options.launcher.listFiles()) {
     const session = await findByBox(options.db, box);

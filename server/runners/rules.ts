@@ -60,7 +60,8 @@ export function nextStep(observed: Observed, deadlines: Deadlines): Step {
   // A start whose sandbox is not known yet is under way: its deadline decides.
   const lost = observed.sandbox === "exited" || observed.leaseLeftMs < 0;
   if (!lost) return "wait";
-  if (!observed.started && observed.state === "starting") return observed.sandbox === "running" ? "startup_timeout" : retry(observed, deadlines, "startup_timeout");
+  if (!observed.started && observed.state === "starting")
+    return observed.sandbox === "running" ? "startup_timeout" : retry(observed, deadlines, "startup_timeout");
   return retry(observed, deadlines, "give_up");
 }
 

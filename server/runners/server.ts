@@ -47,8 +47,12 @@ export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
     shutdownSignal: shutdown.signal,
     contextValues: (request) => createContextValues().set(socketBoxKey, boxOf(request)),
   });
-  const models = http.createServer({ requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 300_000 }, (request, response) => options.onModelRequest(request, response));
-  const runners = http2.createServer({ maxSessionMemory: 32, settings: { maxConcurrentStreams: 100 } }, (request, response) => rpc(request, response));
+  const models = http.createServer({ requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 300_000 }, (request, response) =>
+    options.onModelRequest(request, response),
+  );
+  const runners = http2.createServer({ maxSessionMemory: 32, settings: { maxConcurrentStreams: 100 } }, (request, response) =>
+    rpc(request, response),
+  );
   runners.on("session", (session) => {
     if (accepting !== undefined) boxOfHttp2.set(session, accepting);
     session.on("error", (error) => options.log.debug({ error: error.message }, "runner connection failed"));

@@ -8,18 +8,18 @@ import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
 import type { Feeds } from "../journal/feed.ts";
 import type { Change, Journal } from "../journal/journal.ts";
+import { type AskedCall, askApproval, askQuestion, type DecisionInit, keepDenial, standingOf } from "../journal/pauses.ts";
 import { openSettings } from "../journal/pinned.ts";
-import { askApproval, type AskedCall, askQuestion, type DecisionInit, keepDenial, standingOf } from "../journal/pauses.ts";
 import { openBytes } from "../journal/seal.ts";
 import { deleteCommands, listCommands, type SessionRow } from "../journal/store.ts";
 import { finishTurn, startNextTurn } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Bells } from "./bells.ts";
 import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./leases.ts";
+import { mcpForRunner } from "./mcp-servers.ts";
 import { createMemorySync, type SessionMemory } from "./memory.ts";
 import { alreadyCommitted, isAct, isReportable, questionOf } from "./rules.ts";
 import { findByAttachHash, findCommandState } from "./store.ts";
-import { mcpForRunner } from "./mcp-servers.ts";
 import { newToken } from "./tokens.ts";
 
 /** A verdict on one tool call: the permission engine's. */
@@ -182,7 +182,11 @@ async function append(deps: RunnerServiceDeps, change: Change, request: AppendEv
 }
 
 /** A result outside a turn has nothing to end; it stays in the log as a notice. */
-async function finishOrIgnore(change: Change, result: { success: boolean; subtype: string; summary: string; numTurns: number }, origin: { runnerSeq: number; createdAt: Date }): Promise<void> {
+async function finishOrIgnore(
+  change: Change,
+  result: { success: boolean; subtype: string; summary: string; numTurns: number },
+  origin: { runnerSeq: number; createdAt: Date },
+): Promise<void> {
   if (change.session.turn > 0) return finishTurn(change, result, origin);
   change.append({ case: "system", value: { subtype: "result_outside_turn", message: result.summary } }, origin);
 }
@@ -205,7 +209,10 @@ async function decideTool(deps: RunnerServiceDeps, change: Change, call: AskedCa
 
 async function deny(change: Change, call: AskedCall, message: string): Promise<DecisionInit> {
   const decision = { toolUseId: call.toolUseId, allow: false, message };
-  const seq = change.append({ case: "system", value: { subtype: "permission_denied", message, details: { tool_use_id: call.toolUseId, tool_name: call.toolName } } });
+  const seq = change.append({
+    case: "system",
+    value: { subtype: "permission_denied", message, details: { tool_use_id: call.toolUseId, tool_name: call.toolName } },
+  });
   await keepDenial(change, call, seq, decision);
   return decision;
 }

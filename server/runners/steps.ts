@@ -67,8 +67,15 @@ async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
       throw error;
     });
   ready?.assign();
-  const boot = { attachToken, phantomToken, resume: session.sdk_session_id ?? "", model: session.model, planMode: session.permission_mode === "plan" };
-  const handle = ready?.handle ?? (await deps.launcher.launch(box, epoch, boot).catch((error: unknown) => failStart(deps, session.id, epoch, error)));
+  const boot = {
+    attachToken,
+    phantomToken,
+    resume: session.sdk_session_id ?? "",
+    model: session.model,
+    planMode: session.permission_mode === "plan",
+  };
+  const handle =
+    ready?.handle ?? (await deps.launcher.launch(box, epoch, boot).catch((error: unknown) => failStart(deps, session.id, epoch, error)));
   await keepHandle(deps, session.id, epoch, handle);
 }
 

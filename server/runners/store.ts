@@ -7,7 +7,10 @@ export async function findByAttachHash(db: Kysely<Database>, attachHash: Uint8Ar
   return db.selectFrom("session").select("id").where("attach_hash", "=", Buffer.from(attachHash)).executeTakeFirst();
 }
 
-export async function findByLeaseHash(db: Kysely<Database>, leaseHash: Uint8Array): Promise<{ id: string; epoch: number; box: string | null } | undefined> {
+export async function findByLeaseHash(
+  db: Kysely<Database>,
+  leaseHash: Uint8Array,
+): Promise<{ id: string; epoch: number; box: string | null } | undefined> {
   return db.selectFrom("session").select(["id", "epoch", "box"]).where("lease_hash", "=", Buffer.from(leaseHash)).executeTakeFirst();
 }
 
@@ -18,7 +21,14 @@ export async function listDue(db: Kysely<Database>, host: string): Promise<{ id:
     .select("id")
     .where("state", "<>", "ended")
     .where("host", "=", host)
-    .where((e) => e.or([e("state", "<>", "running"), e("desired", "=", "end"), e("lease_until", "<", sql<Date>`clock_timestamp()`), e("ends_at", "<", sql<Date>`clock_timestamp()`)]))
+    .where((e) =>
+      e.or([
+        e("state", "<>", "running"),
+        e("desired", "=", "end"),
+        e("lease_until", "<", sql<Date>`clock_timestamp()`),
+        e("ends_at", "<", sql<Date>`clock_timestamp()`),
+      ]),
+    )
     .orderBy("id")
     .execute();
 }
@@ -35,6 +45,9 @@ export async function findByBox(db: Kysely<Database>, box: string): Promise<Sess
 }
 
 /** What a follower of commands needs to know of the session. */
-export async function findCommandState(db: Kysely<Database>, sessionId: string): Promise<Pick<SessionRow, "epoch" | "owner_id" | "last_command_id" | "state"> | undefined> {
+export async function findCommandState(
+  db: Kysely<Database>,
+  sessionId: string,
+): Promise<Pick<SessionRow, "epoch" | "owner_id" | "last_command_id" | "state"> | undefined> {
   return db.selectFrom("session").select(["epoch", "owner_id", "last_command_id", "state"]).where("id", "=", sessionId).executeTakeFirst();
 }

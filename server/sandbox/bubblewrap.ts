@@ -18,7 +18,7 @@ import {
 import { bubblewrapOptions, descriptors, type SystemFiles, writeSystemFiles } from "./layout.ts";
 import { createLifecycle } from "./lifecycle.ts";
 import { killNow, readBootId, readProcess, readProcesses } from "./processes.ts";
-import { createRecords, readIfThere, readStatus, type Records } from "./records.ts";
+import { createRecords, type Records, readIfThere, readStatus } from "./records.ts";
 import { seccompArchitecture } from "./seccomp.ts";
 import { prepareStage, stagedPath } from "./staging.ts";
 import { createUidPool, defaultUidRange, type UidPool, type UidRange } from "./uids.ts";
@@ -99,9 +99,7 @@ async function prepare(options: BubblewrapOptions): Promise<Parts> {
     records,
     groupPrefix,
     cgroups: await createCgroups(`${groupPrefix}-probe-${randomUUID()}`),
-    uids: isRoot
-      ? await createUidPool(join(stateDirectory, "uids"), options.uidRange ?? (await defaultUidRange()), records.exists)
-      : null,
+    uids: isRoot ? await createUidPool(join(stateDirectory, "uids"), options.uidRange ?? (await defaultUidRange()), records.exists) : null,
     files: await writeSystemFiles(stateDirectory, seccompArchitecture(process.arch)),
     bootId: await readBootId(),
   };
@@ -184,9 +182,7 @@ function supervisorCommand(parts: Parts, spec: SandboxSpec, handle: SandboxHandl
   const uid = handle.uid === null ? "" : String(handle.uid);
   const bwrap = uid && isAbsolute(parts.bwrapPath) ? stagedPath("bwrap") : parts.bwrapPath;
   const byRlimit = !parts.cgroups.limited.processes && countsPerNamespace();
-  const limited = byRlimit
-    ? ["/usr/bin/prlimit", `--nproc=${Math.floor(spec.limits.processes)}`, "--", ...spec.command]
-    : spec.command;
+  const limited = byRlimit ? ["/usr/bin/prlimit", `--nproc=${Math.floor(spec.limits.processes)}`, "--", ...spec.command] : spec.command;
   return [
     ...(uid ? ["unshare", "--mount", "--propagation", "private", "--"] : []),
     ...["bash", "--norc", "-p", "-c", parts.launchScript, "carrel-sandbox", handle.directory, uid, ...handle.cgroups, "--"],

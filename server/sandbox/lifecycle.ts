@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { removeCgroups } from "./cgroups.ts";
 import type { ProcessIdentity, SandboxDriver, SandboxHandle, SandboxStatus } from "./driver.ts";
 import { isAlive, killNow, readBootId, readProcess, until, within } from "./processes.ts";
-import { readStatus, type Records } from "./records.ts";
+import { type Records, readStatus } from "./records.ts";
 
 export type Lifecycle = Pick<SandboxDriver, "inspect" | "destroy" | "wait" | "list"> & {
   /** Lets `wait` learn of the end from this process' own child. It no longer keeps this process running. */
@@ -57,10 +57,7 @@ export async function createLifecycle({ records, killStrays, release }: Options)
     }
     if (supervisor && (await isAlive(supervisor))) killNow(supervisor.pid, true);
     for (const member of members) if (await isAlive(member)) killNow(member.pid, false);
-    await until(
-      async () => (await areGone()) && (await killStrays(handle)),
-      `the processes of sandbox ${handle.id} cannot be killed`,
-    );
+    await until(async () => (await areGone()) && (await killStrays(handle)), `the processes of sandbox ${handle.id} cannot be killed`);
   };
 
   return {

@@ -74,11 +74,7 @@ export function seccompProgram(architecture: SeccompArchitecture): Uint8Array {
   function socketRule(): Instruction[] {
     return [
       [loadWord, 0, 0, argument(0)],
-      ...when(jumpIfEqual, netlink, [
-        [loadWord, 0, 0, argument(2)],
-        ...when(jumpIfEqual, netlinkRoute, give(allow)),
-        ...refuse,
-      ]),
+      ...when(jumpIfEqual, netlink, [[loadWord, 0, 0, argument(2)], ...when(jumpIfEqual, netlinkRoute, give(allow)), ...refuse]),
       ...knownFamilies.flatMap((family) => when(jumpIfEqual, family, give(allow))),
       ...refuse,
     ];

@@ -33,10 +33,10 @@ export function stagedPath(name: string): string {
 }
 
 function tableLine(source: string, target: string): string {
-  return `${escape(source)} ${escape(target)} none rbind 0 0\n`;
+  return `${escaped(source)} ${escaped(target)} none rbind 0 0\n`;
 }
 
 // The table's own escapes. A leading # cannot occur: paths are absolute.
-function escape(path: string): string {
+function escaped(path: string): string {
   return path.replaceAll(/[\s\\]/g, (character) => `\\${character.charCodeAt(0).toString(8).padStart(3, "0")}`);
 }

@@ -34,11 +34,7 @@ export async function defaultUidRange(): Promise<UidRange> {
  * Reservations are symbolic links named after the user: creating one is atomic, also between processes. A random start
  * keeps other installations on this machine, whose reservations we cannot see, away from the same user.
  */
-export async function createUidPool(
-  directory: string,
-  range: UidRange,
-  exists: (sandboxId: string) => Promise<boolean>,
-): Promise<UidPool> {
+export async function createUidPool(directory: string, range: UidRange, exists: (sandboxId: string) => Promise<boolean>): Promise<UidPool> {
   await mkdir(directory, { recursive: true, mode: 0o700 });
   await dropStaleReservations(directory, exists);
   return {

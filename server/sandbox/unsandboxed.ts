@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { checkSpec, isWithin, type SandboxDriver, type SandboxHandle, type SandboxLog, type SandboxSpec } from "./driver.ts";
 import { createLifecycle } from "./lifecycle.ts";
 import { isAlive, killNow, readBootId, readProcesses } from "./processes.ts";
-import { createRecords, readIfThere, type Records } from "./records.ts";
+import { createRecords, type Records, readIfThere } from "./records.ts";
 
 const warning =
   "CARREL_SANDBOX=none: sessions run WITHOUT ANY SANDBOX, free to use all files and networks of this machine; for development only";

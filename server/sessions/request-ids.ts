@@ -40,17 +40,31 @@ export async function once<Request extends DescMessage, Response extends DescMes
   const parameters = hash("sha256", toBinary(call.request.schema, call.request.message), "buffer");
   const claimed = await tx
     .insertInto("request_id")
-    .values({ owner_id: call.ownerId, method: call.method, request_id: call.requestId, parameters: call.vault.seal("events", context(call, "parameters"), parameters), response: Buffer.alloc(0) })
+    .values({
+      owner_id: call.ownerId,
+      method: call.method,
+      request_id: call.requestId,
+      parameters: call.vault.seal("events", context(call, "parameters"), parameters),
+      response: Buffer.alloc(0),
+    })
     .onConflict((conflict) => conflict.columns(["owner_id", "method", "request_id"]).doNothing())
     .executeTakeFirst();
   const where = { owner_id: call.ownerId, method: call.method, request_id: call.requestId };
   if (claimed.numInsertedOrUpdatedRows === 1n) {
     const answer = await work();
     const response = call.vault.seal("events", context(call, "response"), toBinary(call.response, answer));
-    await tx.updateTable("request_id").set({ response }).where((row) => row.and(where)).execute();
+    await tx
+      .updateTable("request_id")
+      .set({ response })
+      .where((row) => row.and(where))
+      .execute();
     return answer;
   }
-  const first = await tx.selectFrom("request_id").selectAll().where((row) => row.and(where)).executeTakeFirstOrThrow();
+  const first = await tx
+    .selectFrom("request_id")
+    .selectAll()
+    .where((row) => row.and(where))
+    .executeTakeFirstOrThrow();
   if (!parameters.equals(call.vault.open("events", context(call, "parameters"), first.parameters))) {
     throw refusal(ErrorReason.REQUEST_ID_REUSED, "this request_id was used before with other content", { request_id: call.requestId });
   }

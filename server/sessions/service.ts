@@ -94,7 +94,14 @@ async function createSession(deps: SessionServiceDeps, request: CreateSessionReq
   const vault = await deps.userVault(ownerId);
   let published = () => {};
   const answer = await deps.db.transaction().execute((tx) => {
-    const call = { ownerId, method: "CreateSession", requestId: request.requestId, vault, request: { schema: CreateSessionRequestSchema, message: request }, response: CreateSessionResponseSchema };
+    const call = {
+      ownerId,
+      method: "CreateSession",
+      requestId: request.requestId,
+      vault,
+      request: { schema: CreateSessionRequestSchema, message: request },
+      response: CreateSessionResponseSchema,
+    };
     return once(tx, call, async () => {
       await lockOwner(tx, ownerId);
       await admit(deps, tx, ownerId);
@@ -115,7 +122,10 @@ async function createSession(deps: SessionServiceDeps, request: CreateSessionReq
 
 async function admit(deps: SessionServiceDeps, tx: Transaction<Database>, ownerId: string): Promise<void> {
   if (!(await deps.hasCredential(tx, ownerId))) {
-    throw refusal(ErrorReason.NO_CREDENTIALS, "no Anthropic credential is stored: add one with POST /v1/auth/claude/apikey or `carrel auth claude set-key`");
+    throw refusal(
+      ErrorReason.NO_CREDENTIALS,
+      "no Anthropic credential is stored: add one with POST /v1/auth/claude/apikey or `carrel auth claude set-key`",
+    );
   }
   const alive = await countAlive(tx, ownerId);
   const limit = deps.concurrentSessions;

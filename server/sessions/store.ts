@@ -72,13 +72,21 @@ export async function insertSession(tx: Transaction<Database>, session: NewSessi
     .executeTakeFirstOrThrow();
 }
 
-export async function listSessions(db: Kysely<Database>, ownerId: string, status: SessionStatus, beforeId: string | undefined, limit: number): Promise<SessionRow[]> {
+export async function listSessions(
+  db: Kysely<Database>,
+  ownerId: string,
+  status: SessionStatus,
+  beforeId: string | undefined,
+  limit: number,
+): Promise<SessionRow[]> {
   let query = db.selectFrom("session").selectAll().where("owner_id", "=", ownerId).orderBy("id", "desc").limit(limit);
   if (beforeId) query = query.where("id", "<", beforeId);
   if (status === SessionStatus.ENDED) query = query.where("state", "=", "ended");
   if (status === SessionStatus.STARTING) query = query.where("state", "in", ["requested", "starting"]).where("started_at", "is", null);
   if (status === SessionStatus.RUNNING) {
-    query = query.where("state", "<>", "ended").where((e) => e.or([e("started_at", "is not", null), e("state", "in", ["running", "ending"])]));
+    query = query
+      .where("state", "<>", "ended")
+      .where((e) => e.or([e("started_at", "is not", null), e("state", "in", ["running", "ending"])]));
   }
   return query.execute();
 }
@@ -90,7 +98,13 @@ export async function listAliveOf(db: Kysely<Database>, ownerId: string): Promis
 /** Those of the named sessions that are there and the owner's. */
 export async function listOwned(db: Kysely<Database>, ownerId: string, ids: readonly string[]): Promise<SessionRow[]> {
   if (ids.length === 0) return [];
-  return db.selectFrom("session").selectAll().where("owner_id", "=", ownerId).where("id", "in", [...new Set(ids)]).orderBy("id").execute();
+  return db
+    .selectFrom("session")
+    .selectAll()
+    .where("owner_id", "=", ownerId)
+    .where("id", "in", [...new Set(ids)])
+    .orderBy("id")
+    .execute();
 }
 
 /** Removes an ended session with everything of it; false when there is none that has ended. */
@@ -104,7 +118,8 @@ export async function deleteEnded(tx: Transaction<Database>, ownerId: string, se
     .forUpdate()
     .executeTakeFirst();
   if (!session) return false;
-  for (const table of ["event", "pause", "command", "queued_prompt"] as const) await tx.deleteFrom(table).where("session_id", "=", sessionId).execute();
+  for (const table of ["event", "pause", "command", "queued_prompt"] as const)
+    await tx.deleteFrom(table).where("session_id", "=", sessionId).execute();
   await tx.deleteFrom("session").where("id", "=", sessionId).execute();
   return true;
 }

@@ -1,5 +1,5 @@
 import { COMMITTED_OVERHEAD, openCommitted, sealCommitted } from "./committed.ts";
-import { encodeContext, lengthPrefixed, uuidBytes, type EnvelopeContext } from "./context.ts";
+import { type EnvelopeContext, encodeContext, lengthPrefixed, uuidBytes } from "./context.ts";
 import { ContextError, VaultError } from "./errors.ts";
 import type { CryptoProvider } from "./sodium.ts";
 
@@ -69,23 +69,13 @@ export function createEnvelopeKey(
 }
 
 /** Throws `ContextError` when the context cannot be bound. */
-export function sealEnvelope(
-  sodium: CryptoProvider,
-  key: EnvelopeKey,
-  context: EnvelopeContext,
-  plaintext: Uint8Array,
-): Uint8Array {
+export function sealEnvelope(sodium: CryptoProvider, key: EnvelopeKey, context: EnvelopeContext, plaintext: Uint8Array): Uint8Array {
   const bound = encodeContext(key.contextPrefix, context, key.version);
   return sealCommitted(sodium, key.subkey, key.header, bound, plaintext);
 }
 
 /** Opens under exactly this key and context; throws `VaultError` for every failure alike. */
-export function openEnvelope(
-  sodium: CryptoProvider,
-  key: EnvelopeKey,
-  context: EnvelopeContext,
-  envelope: Uint8Array,
-): Uint8Array {
+export function openEnvelope(sodium: CryptoProvider, key: EnvelopeKey, context: EnvelopeContext, envelope: Uint8Array): Uint8Array {
   const bound = encodeExpected(key, context);
   const plaintext = openCommitted(sodium, key.subkey, key.header, bound, envelope);
   if (plaintext === null) throw new VaultError();

@@ -1,8 +1,8 @@
 import { constants } from "node:fs";
-import { link, open, rm, type FileHandle } from "node:fs/promises";
+import { type FileHandle, link, open, rm } from "node:fs/promises";
 import path from "node:path";
 import { KeyFileError } from "./errors.ts";
-import { KEY_BYTES, type CryptoProvider } from "./sodium.ts";
+import { type CryptoProvider, KEY_BYTES } from "./sodium.ts";
 
 /*
  * The root key file: one 32-byte key per line, 64 hexadecimal digits, nothing else; the last line may end with a

@@ -1,7 +1,7 @@
 import { COMMITTED_OVERHEAD, openCommitted, sealCommitted } from "./committed.ts";
 import { lengthPrefixed, u32be, uuidBytes } from "./context.ts";
 import { readKeyFile } from "./key-file.ts";
-import { KEY_BYTES, type CryptoProvider } from "./sodium.ts";
+import { type CryptoProvider, KEY_BYTES } from "./sodium.ts";
 
 /*
  * Wrapped data key:  "CPW1" | committed construction, in the context

@@ -1,4 +1,4 @@
-import { sql, type ColumnType, type Generated, type Kysely } from "kysely";
+import { type ColumnType, type Generated, type Kysely, sql } from "kysely";
 import type { WrappedKey } from "./keyring.ts";
 
 /** `active` seals and opens, `decrypt_only` opens, `destroyed` is a tombstone whose `wrapped` is zeros. */
@@ -71,18 +71,17 @@ export async function listCanaries(db: VaultQueries): Promise<Canary[]> {
   return db.selectFrom("kek_canary").select(["kid", "envelope"]).where("state", "=", "active").orderBy("kid").execute();
 }
 
-export async function addCanary(
-  db: Kysely<VaultTables>,
-  canary: Canary,
-  knownKids: readonly string[],
-): Promise<boolean> {
+export async function addCanary(db: Kysely<VaultTables>, canary: Canary, knownKids: readonly string[]): Promise<boolean> {
   return db.transaction().execute(async (transaction) => {
     // Two servers with different new keys may start on one empty database at once: the second must see the first's.
     await sql`lock table kek_canary in share row exclusive mode`.execute(transaction);
     const present = await listCanaries(transaction);
     const unchanged = present.length === knownKids.length && present.every(({ kid }) => knownKids.includes(kid));
     if (!unchanged) return false;
-    await transaction.insertInto("kek_canary").values({ ...canary, state: "active" }).execute();
+    await transaction
+      .insertInto("kek_canary")
+      .values({ ...canary, state: "active" })
+      .execute();
     return true;
   });
 }
@@ -97,12 +96,7 @@ export async function listUserKeys(db: VaultQueries, userId: string): Promise<Us
   return rows.flatMap(({ state, ...key }) => (state === "destroyed" ? [] : [{ ...key, state }]));
 }
 
-export async function insertUserKey(
-  db: VaultQueries,
-  userId: string,
-  version: number,
-  { kid, wrapped }: WrappedKey,
-): Promise<void> {
+export async function insertUserKey(db: VaultQueries, userId: string, version: number, { kid, wrapped }: WrappedKey): Promise<void> {
   await db.insertInto("user_key").values({ user_id: userId, version, kid, wrapped, state: "active" }).execute();
 }
 

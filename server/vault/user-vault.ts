@@ -1,12 +1,5 @@
 import type { EnvelopeContext } from "./context.ts";
-import {
-  createEnvelopeKey,
-  envelopeVersion,
-  openEnvelope,
-  sealEnvelope,
-  type EnvelopeKey,
-  type Purpose,
-} from "./envelope.ts";
+import { createEnvelopeKey, type EnvelopeKey, envelopeVersion, openEnvelope, type Purpose, sealEnvelope } from "./envelope.ts";
 import { UserKeyMissingError, VaultError, VaultExpiredError } from "./errors.ts";
 import type { CryptoProvider } from "./sodium.ts";
 
@@ -74,12 +67,7 @@ export function createUserVault(
   return { vault, wipe };
 }
 
-function derivePurposeKeys(
-  sodium: CryptoProvider,
-  userId: string,
-  version: number,
-  dataKey: Uint8Array,
-): PurposeKeys {
+function derivePurposeKeys(sodium: CryptoProvider, userId: string, version: number, dataKey: Uint8Array): PurposeKeys {
   const derive = (purpose: Purpose): EnvelopeKey => createEnvelopeKey(sodium, dataKey, userId, version, purpose);
   return {
     credential: derive("credential"),

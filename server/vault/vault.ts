@@ -2,7 +2,7 @@ import { uuidBytes } from "./context.ts";
 import { RootKeyError, UserKeyMissingError, VaultError } from "./errors.ts";
 import { createKeyCache } from "./key-cache.ts";
 import type { RootKeyring } from "./keyring.ts";
-import { KEY_BYTES, type CryptoProvider } from "./sodium.ts";
+import { type CryptoProvider, KEY_BYTES } from "./sodium.ts";
 import type { Canary, UserKey, VaultStore } from "./store.ts";
 import { createUserVault, type DataKey, type UserVault, type VaultAuditEvent } from "./user-vault.ts";
 
@@ -49,8 +49,7 @@ export function createVault<Queries>(deps: VaultDeps<Queries>): Vault<Queries> {
   const { sodium, keyring, store } = deps;
   const cache = createKeyCache({
     maxUsers: deps.maxCachedUsers ?? DEFAULT_MAX_CACHED_USERS,
-    load: async (userId) =>
-      createUserVault(deps, userId, unwrapAll(keyring, sodium, userId, await store.listUserKeys(userId))),
+    load: async (userId) => createUserVault(deps, userId, unwrapAll(keyring, sodium, userId, await store.listUserKeys(userId))),
   });
   return {
     verifyAtStart: () => verifyAtStart(keyring, store),
@@ -76,12 +75,7 @@ function canonical(userId: string): string {
   return userId.toLowerCase();
 }
 
-function unwrapAll(
-  keyring: RootKeyring,
-  sodium: CryptoProvider,
-  userId: string,
-  stored: readonly UserKey[],
-): DataKey[] {
+function unwrapAll(keyring: RootKeyring, sodium: CryptoProvider, userId: string, stored: readonly UserKey[]): DataKey[] {
   if (stored.length === 0) throw new UserKeyMissingError(userId);
   const unwrapped: DataKey[] = [];
   try {
@@ -105,7 +99,13 @@ async function verifyAtStart<Queries>(keyring: RootKeyring, store: VaultStore<Qu
     if (canaries.some(({ kid }) => kid === keyring.activeKid)) return;
     const canary = { kid: keyring.activeKid, envelope: keyring.sealCanary() };
     // False when another server added one meanwhile. Then that one must open too, so look again.
-    if (await store.addCanary(canary, canaries.map(({ kid }) => kid))) return;
+    if (
+      await store.addCanary(
+        canary,
+        canaries.map(({ kid }) => kid),
+      )
+    )
+      return;
   }
 }
 

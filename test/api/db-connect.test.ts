@@ -25,7 +25,8 @@ describe("connectDatabase", () => {
 
   it("limits statements, waits for locks, and idle transactions", async () => {
     const { db, close } = connect({ statementTimeoutMs: 50 });
-    const { rows } = await sql`select current_setting('lock_timeout') as lock, current_setting('idle_in_transaction_session_timeout') as idle`.execute(db);
+    const { rows } =
+      await sql`select current_setting('lock_timeout') as lock, current_setting('idle_in_transaction_session_timeout') as idle`.execute(db);
     expect(rows).toEqual([{ lock: "10s", idle: "30s" }]);
     await expect(sql`select pg_sleep(5)`.execute(db)).rejects.toMatchObject({ code: "57014" });
     await close();

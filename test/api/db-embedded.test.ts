@@ -38,7 +38,11 @@ const dataDirectory = (): string => path.join(directory, "data");
 const postmaster = (): number | undefined => findPostmaster(dataDirectory())?.pid;
 
 async function start(socketDirectory = "socket"): Promise<EmbeddedPostgres> {
-  running = await startEmbeddedPostgres({ dataDirectory: dataDirectory(), socketDirectory: path.join(directory, socketDirectory), log: silentLog() });
+  running = await startEmbeddedPostgres({
+    dataDirectory: dataDirectory(),
+    socketDirectory: path.join(directory, socketDirectory),
+    log: silentLog(),
+  });
   return running;
 }
 

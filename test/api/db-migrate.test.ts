@@ -13,7 +13,13 @@ beforeEach(async () => {
 });
 afterEach(() => database.drop());
 
-const statement = (text: string): Migration => ({ up: (db: Kysely<unknown>) => sql.raw(text).execute(db).then(() => undefined) });
+const statement = (text: string): Migration => ({
+  up: (db: Kysely<unknown>) =>
+    sql
+      .raw(text)
+      .execute(db)
+      .then(() => undefined),
+});
 const first = { "0001_one": statement("create table one (id int)") };
 const second = { ...first, "0002_two": statement("create table two (id int)") };
 
@@ -24,7 +30,9 @@ async function tables(db: Kysely<Database>): Promise<string[]> {
 
 describe("migrateToLatest", () => {
   it("applies each migration once when ten servers start together", async () => {
-    const servers = Array.from({ length: 10 }, () => connectDatabase({ connection: database.connection, poolSize: 1, lockTimeoutMs: 1, log: silentLog() }));
+    const servers = Array.from({ length: 10 }, () =>
+      connectDatabase({ connection: database.connection, poolSize: 1, lockTimeoutMs: 1, log: silentLog() }),
+    );
     const slow = { ...second, "0003_slow": statement("select pg_sleep(0.3)") };
     const applied = await Promise.all(servers.map(({ db }) => migrateToLatest(db, slow)));
     expect(applied.flat().sort()).toEqual(["0001_one", "0002_two", "0003_slow"]);

@@ -1,13 +1,13 @@
-import { constants, connect as connectHttp2 } from "node:http2";
-import { type Socket, connect } from "node:net";
+import { connect as connectHttp2, constants } from "node:http2";
+import { connect, type Socket } from "node:net";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { afterEach, describe, expect, test } from "vitest";
 import { ChannelService } from "../../gen/carrel/v1/channel_service_pb.ts";
-import { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
+import { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
 import { reasonOf } from "../../server/errors.ts";
-import { knownId, startStub, stuckId, stubToken } from "../contract/protocols-stub.ts";
 import { httpVersions, plainRequest, transportOf } from "../contract/protocols-client.ts";
+import { knownId, startStub, stubToken, stuckId } from "../contract/protocols-stub.ts";
 
 const open: { close(): Promise<void> }[] = [];
 afterEach(async () => {
@@ -73,7 +73,15 @@ describe("a client that is slow", () => {
 
   test("is answered 408 when its HTTP/1.1 body does not end", async () => {
     const server = await start({ limits });
-    const head = ["POST /v1/sessions HTTP/1.1", "host: x", `authorization: ${bearer.authorization}`, "content-type: application/json", "content-length: 100", "", '{"na'].join("\r\n");
+    const head = [
+      "POST /v1/sessions HTTP/1.1",
+      "host: x",
+      `authorization: ${bearer.authorization}`,
+      "content-type: application/json",
+      "content-length: 100",
+      "",
+      '{"na',
+    ].join("\r\n");
     expect((await talk(server.port, head)).text).toMatch(/^HTTP\/1.1 408 [^]*"error":"deadline_exceeded"/);
   });
 
@@ -81,7 +89,10 @@ describe("a client that is slow", () => {
     const server = await start({ limits });
     for (const path of ["/v1/sessions", "/carrel.v1.SessionService/CreateSession"]) {
       const session = connectHttp2(server.url);
-      const slow = session.request({ ":method": "POST", ":path": path, ...bearer, "content-type": "application/json" }, { endStream: false });
+      const slow = session.request(
+        { ":method": "POST", ":path": path, ...bearer, "content-type": "application/json" },
+        { endStream: false },
+      );
       slow.write('{"na');
       const status = await new Promise((resolve) => slow.on("response", (headers) => resolve(headers[":status"])));
       expect(status).toBe(408);
@@ -113,7 +124,9 @@ describe("a client that is slow", () => {
         for await (const _ of client.watchSessions({}, { headers: bearer, signal: leave.signal }));
       })().catch((reason: unknown) => ConnectError.from(reason));
       expect([error?.code, performance.now() - started > 850]).toEqual([Code.Canceled, true]);
-      await expect.poll(() => server.lines.some((line) => line.rpc === "carrel.v1.ChannelService/WatchSessions" && line.code === "canceled")).toBe(true);
+      await expect
+        .poll(() => server.lines.some((line) => line.rpc === "carrel.v1.ChannelService/WatchSessions" && line.code === "canceled"))
+        .toBe(true);
     });
   }
 });
@@ -151,7 +164,14 @@ describe("a client that is greedy", () => {
     expect((await talk(server.port, "\x16\x03\x01\x02\x00\x01\x00")).text).toMatch(/^HTTP\/1.1 400 [^]*"error":"invalid_argument"/);
     expect((await talk(server.port, "GET / HTTP/1.1\r\n\r\n")).text).toMatch(/^HTTP\/1.1 400 /);
     expect((await talk(server.port, "GET / HTTP/1.1\r\nhost: a b\r\nconnection: close\r\n\r\n")).text).toMatch(/^HTTP\/1.1 4/);
-    expect((await talk(server.port, `POST /carrel.v1.SessionService/GetSession HTTP/1.1\r\nhost: [\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}`)).text).toMatch(/^HTTP\/1.1 4/);
+    expect(
+      (
+        await talk(
+          server.port,
+          `POST /carrel.v1.SessionService/GetSession HTTP/1.1\r\nhost: [\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}`,
+        )
+      ).text,
+    ).toMatch(/^HTTP\/1.1 4/);
     expect(await isHealthy(server.url)).toBe(true);
   });
 
@@ -188,7 +208,8 @@ describe("closing", () => {
       const client = createClient(ChannelService, transportOf("connect-json", version, server.url));
       const started = performance.now();
       const error = await (async () => {
-        for await (const { item } of client.watchSessions({}, { headers: bearer })) if (item.case === "synced") void server.server.close(5000);
+        for await (const { item } of client.watchSessions({}, { headers: bearer }))
+          if (item.case === "synced") void server.server.close(5000);
       })().catch((reason: unknown) => reason);
       expect(reasonOf(error)).toBe(ErrorReason.SHUTTING_DOWN);
       await server.server.close(5000);

@@ -1,7 +1,7 @@
 import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { knownId, startStub, stubToken } from "../contract/protocols-stub.ts";
 import { plainRequest } from "../contract/protocols-client.ts";
+import { knownId, startStub, stubToken } from "../contract/protocols-stub.ts";
 
 const allowed = "https://app.example";
 const foreign = "https://evil.example";
@@ -20,7 +20,14 @@ beforeAll(async () => {
 afterAll(() => server.close());
 
 function preflight(origin: string, path = "/v1/sessions") {
-  return plainRequest("http1", server.url + path, { method: "OPTIONS", headers: { origin, "access-control-request-method": "POST", "access-control-request-headers": "authorization,connect-protocol-version" } });
+  return plainRequest("http1", server.url + path, {
+    method: "OPTIONS",
+    headers: {
+      origin,
+      "access-control-request-method": "POST",
+      "access-control-request-headers": "authorization,connect-protocol-version",
+    },
+  });
 }
 
 const json = { authorization: `Bearer ${stubToken}`, "content-type": "application/json" };
@@ -38,7 +45,14 @@ describe("a browser on another origin", () => {
   });
 
   test("is refused at its preflight when its origin is not listed, however alike it looks", async () => {
-    for (const origin of [foreign, "https://app.example.evil.example", "http://app.example", "https://app.example:444", "https://APP.example", "null"]) {
+    for (const origin of [
+      foreign,
+      "https://app.example.evil.example",
+      "http://app.example",
+      "https://app.example:444",
+      "https://APP.example",
+      "null",
+    ]) {
       const answer = await preflight(origin);
       expect([origin, answer.status]).toEqual([origin, 403]);
       expect(JSON.parse(answer.text)).toMatchObject({ error: "origin_not_allowed", details: { origin } });
@@ -47,7 +61,11 @@ describe("a browser on another origin", () => {
   });
 
   test("reads the headers it needs from an answer to a listed origin", async () => {
-    const answer = await plainRequest("http2", `${server.url}/carrel.v1.SessionService/GetSession`, { method: "POST", headers: { ...json, origin: allowed }, body: JSON.stringify({ sessionId: knownId }) });
+    const answer = await plainRequest("http2", `${server.url}/carrel.v1.SessionService/GetSession`, {
+      method: "POST",
+      headers: { ...json, origin: allowed },
+      body: JSON.stringify({ sessionId: knownId }),
+    });
     expect(answer.status).toBe(200);
     expect(answer.headers["access-control-allow-origin"]).toBe(allowed);
     expect(answer.headers["access-control-expose-headers"]).toMatch(/grpc-status.*Retry-After/i);
@@ -85,7 +103,17 @@ function handshake(path: string, headers: string[], method = "GET"): Promise<str
   return new Promise((resolve, reject) => {
     let text = "";
     const socket = connect(server.port, "127.0.0.1", () => {
-      socket.write([`${method} ${path} HTTP/1.1`, `host: 127.0.0.1:${server.port}`, "connection: upgrade", "upgrade: websocket", ...headers, "", ""].join("\r\n"));
+      socket.write(
+        [
+          `${method} ${path} HTTP/1.1`,
+          `host: 127.0.0.1:${server.port}`,
+          "connection: upgrade",
+          "upgrade: websocket",
+          ...headers,
+          "",
+          "",
+        ].join("\r\n"),
+      );
     });
     socket.on("data", (chunk: Buffer) => (text += chunk.toString()));
     socket.on("error", reject);
@@ -107,13 +135,17 @@ describe("a WebSocket handshake", () => {
   });
 
   test("gets a whole HTTP answer when it may not pass", async () => {
-    expect(await handshake(`/v1/ws/sessions/${knownId}`, [`origin: ${foreign}`])).toMatch(/^HTTP\/1.1 403 [^]*"error":"origin_not_allowed"/);
+    expect(await handshake(`/v1/ws/sessions/${knownId}`, [`origin: ${foreign}`])).toMatch(
+      /^HTTP\/1.1 403 [^]*"error":"origin_not_allowed"/,
+    );
     expect(await handshake("/v1/sessions", [])).toMatch(/^HTTP\/1.1 404 [^]*"error":"not_found"/);
     expect(await handshake(`/v1/ws/sessions/${knownId}`, [], "POST")).toMatch(/^HTTP\/1.1 405 [^]*"error":"method_not_allowed"/);
   });
 
   test("an upgrade to anything else is ignored and the request answered as it is", async () => {
-    const answer = await plainRequest("http1", `${server.url}/healthz`, { headers: { connection: "upgrade, http2-settings", upgrade: "h2c", "http2-settings": "AAMAAABkAAQAAP__" } });
+    const answer = await plainRequest("http1", `${server.url}/healthz`, {
+      headers: { connection: "upgrade, http2-settings", upgrade: "h2c", "http2-settings": "AAMAAABkAAQAAP__" },
+    });
     expect(answer.status).toBe(200);
   });
 });

@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { refusal } from "../../server/errors.ts";
-import { knownId, startStub, stubToken } from "../contract/protocols-stub.ts";
 import { plainRequest } from "../contract/protocols-client.ts";
+import { knownId, startStub, stubToken } from "../contract/protocols-stub.ts";
 
 const bearer = { authorization: `Bearer ${stubToken}` };
 const jsonType = { ...bearer, "content-type": "application/json" };
@@ -26,7 +26,11 @@ describe("a request gate", () => {
       stream.write('{"na');
       expect(await new Promise((resolve) => stream.on("response", (headers) => resolve(headers[":status"])))).toBe(403);
       session.destroy();
-      const passed = await plainRequest("http1", server.url + path, { method: "POST", headers: { ...jsonType, "x-pass": "1" }, body: "{}" });
+      const passed = await plainRequest("http1", server.url + path, {
+        method: "POST",
+        headers: { ...jsonType, "x-pass": "1" },
+        body: "{}",
+      });
       expect(passed.status).toBe(path.startsWith("/v1") ? 201 : 200);
     }
     await server.close();

@@ -1,13 +1,13 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
-import { type DescMethodServerStreaming, type DescMethodUnary, create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { type Client, type ServiceError, Metadata, credentials, makeGenericClientConstructor, status } from "@grpc/grpc-js";
+import { create, type DescMethodServerStreaming, type DescMethodUnary, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { type Client, credentials, Metadata, makeGenericClientConstructor, type ServiceError, status } from "@grpc/grpc-js";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ChannelService } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "../../gen/google/rpc/status_pb.ts";
-import { HealthCheckRequestSchema, Health, HealthCheckResponse_ServingStatus } from "../../gen/grpc/health/v1/health_pb.ts";
+import { Health, HealthCheckRequestSchema, HealthCheckResponse_ServingStatus } from "../../gen/grpc/health/v1/health_pb.ts";
 import { buf } from "../../setup/buf.ts";
 import { knownId, otherId, startStub, stubToken } from "../contract/protocols-stub.ts";
 
@@ -49,15 +49,23 @@ function unary(method: DescMethodUnary, input: Record<string, unknown>): Promise
 
 describe("a gRPC client that shares no code with the server", () => {
   test("reads a session", async () => {
-    expect(await unary(SessionService.method.getSession, { sessionId: knownId })).toMatchObject({ session: { id: knownId, name: "first" } });
+    expect(await unary(SessionService.method.getSession, { sessionId: knownId })).toMatchObject({
+      session: { id: knownId, name: "first" },
+    });
   });
 
   test("reads code, message and ErrorInfo of a refusal", async () => {
-    const error = (await unary(SessionService.method.getSession, { sessionId: otherId }).catch((reason: unknown) => reason)) as ServiceError;
+    const error = (await unary(SessionService.method.getSession, { sessionId: otherId }).catch(
+      (reason: unknown) => reason,
+    )) as ServiceError;
     expect([error.code, error.details]).toEqual([status.NOT_FOUND, "session not found"]);
     const [packed] = error.metadata.get("grpc-status-details-bin");
     const [detail] = fromBinary(StatusSchema, packed as Buffer).details;
-    expect(fromBinary(ErrorInfoSchema, detail!.value)).toMatchObject({ reason: "NOT_FOUND", domain: "carrel", metadata: { resource: "session" } });
+    expect(fromBinary(ErrorInfoSchema, detail!.value)).toMatchObject({
+      reason: "NOT_FOUND",
+      domain: "carrel",
+      metadata: { resource: "session" },
+    });
   });
 
   test("follows a stream to its end", async () => {
@@ -84,14 +92,29 @@ describe("a gRPC client that shares no code with the server", () => {
 
 describe("buf curl without any proto file", () => {
   const curl = async (flags: string[], method: string, data: object): Promise<unknown[]> => {
-    const all = ["curl", "--http2-prior-knowledge", ...flags, "--reflect", "-H", `authorization: Bearer ${stubToken}`, "-d", JSON.stringify(data), `${server.url}/${method}`];
+    const all = [
+      "curl",
+      "--http2-prior-knowledge",
+      ...flags,
+      "--reflect",
+      "-H",
+      `authorization: Bearer ${stubToken}`,
+      "-d",
+      JSON.stringify(data),
+      `${server.url}/${method}`,
+    ];
     const { stdout } = await run(buf, all, { env: { PATH: process.env.PATH, HOME: "/nonexistent" } });
-    return stdout.trim().split(/\n(?=\{)/).map((text) => JSON.parse(text) as unknown);
+    return stdout
+      .trim()
+      .split(/\n(?=\{)/)
+      .map((text) => JSON.parse(text) as unknown);
   };
 
   for (const version of ["grpc-v1", "grpc-v1alpha"]) {
     test(`calls by reflection ${version}`, async () => {
-      const answers = await curl(["--protocol", "grpc", "--reflect-protocol", version], "carrel.v1.SessionService/GetSession", { sessionId: knownId });
+      const answers = await curl(["--protocol", "grpc", "--reflect-protocol", version], "carrel.v1.SessionService/GetSession", {
+        sessionId: knownId,
+      });
       expect(answers).toMatchObject([{ session: { id: knownId } }]);
     });
   }

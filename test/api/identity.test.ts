@@ -58,7 +58,8 @@ async function serve() {
     findUser: users.find,
     publicServices: [],
   });
-  const registration = createRegistrationService({ limitRegistration: () => Promise.resolve(),
+  const registration = createRegistrationService({
+    limitRegistration: () => Promise.resolve(),
     db,
     createUserKey: async (tx, userId) => {
       await vault.createUserKey(tx, userId);

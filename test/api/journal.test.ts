@@ -17,7 +17,11 @@ import { watch } from "../support/watcher.ts";
 const reasonOf = (error: unknown) => ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason;
 
 /** The reason a call is refused with; "done" when it is not. */
-const outcome = (call: Promise<unknown>) => call.then(() => "done", (error: unknown) => reasonOf(error) ?? String(error));
+const outcome = (call: Promise<unknown>) =>
+  call.then(
+    () => "done",
+    (error: unknown) => reasonOf(error) ?? String(error),
+  );
 
 /** The same for a client that comes again when it is told to: on a busy machine not everybody gets a connection at once. */
 async function patiently(call: () => Promise<unknown>): Promise<string> {
@@ -38,7 +42,13 @@ describe("many callers at once, through the real server", () => {
   beforeAll(async () => {
     // The agent is a program that leaves at once: nothing here needs one, and ten would take a minute to start. Few
     // connections, so that work which waits for a second one while it holds a first would be seen.
-    installation = await createInstallation({ ...unlimited, CARREL_LIMIT_CONCURRENT_SESSIONS: "10", CARREL_STANDBY_SANDBOXES: "0", CARREL_CLAUDE_PATH: "/usr/bin/true", CARREL_DATABASE_POOL: "3" });
+    installation = await createInstallation({
+      ...unlimited,
+      CARREL_LIMIT_CONCURRENT_SESSIONS: "10",
+      CARREL_STANDBY_SANDBOXES: "0",
+      CARREL_CLAUDE_PATH: "/usr/bin/true",
+      CARREL_DATABASE_POOL: "3",
+    });
     app = await startApp(installation);
   });
   afterAll(async () => {
@@ -85,9 +95,13 @@ describe("many callers at once, through the real server", () => {
   test("100 prompts with one request_id are one event and equal answers; the same id with another text is refused, without a trace", async () => {
     const person = await signUp(installation, app.url, "prompts@example.com");
     const sessionId = await openSession(person);
-    const answers = await Promise.all(Array.from({ length: 100 }, () => person.channel.sendPrompt({ sessionId, text: "same", requestId: "p" })));
+    const answers = await Promise.all(
+      Array.from({ length: 100 }, () => person.channel.sendPrompt({ sessionId, text: "same", requestId: "p" })),
+    );
     expect(new Set(answers.map(({ seq, queued, position }) => `${seq} ${queued} ${position}`)).size).toBe(1);
-    const others = await Promise.all(Array.from({ length: 20 }, () => outcome(person.channel.sendPrompt({ sessionId, text: "other", requestId: "p" }))));
+    const others = await Promise.all(
+      Array.from({ length: 20 }, () => outcome(person.channel.sendPrompt({ sessionId, text: "other", requestId: "p" }))),
+    );
     expect(tally(others)).toEqual({ REQUEST_ID_REUSED: 20 });
     await checkLog(installation.database.db, person, sessionId, ["p"]);
     await endAll(person);
@@ -112,12 +126,14 @@ describe("the log of a session, with the test as its runner", () => {
   });
   afterAll(() => database?.drop());
 
-  const rowsOf = (sessionId: string) => database.db.selectFrom("event").selectAll().where("session_id", "=", sessionId).orderBy("seq").execute();
+  const rowsOf = (sessionId: string) =>
+    database.db.selectFrom("event").selectAll().where("session_id", "=", sessionId).orderBy("seq").execute();
 
   async function started() {
     const sessionId = await core.openSession();
     const runner = await core.attach(sessionId);
-    const append = (first: number, texts: string[], epoch = runner.epoch) => runner.client.appendEvents({ sessionId, epoch, firstRunnerSeq: first, events: texts.map(said) });
+    const append = (first: number, texts: string[], epoch = runner.epoch) =>
+      runner.client.appendEvents({ sessionId, epoch, firstRunnerSeq: first, events: texts.map(said) });
     return { sessionId, runner, append };
   }
 
@@ -134,7 +150,9 @@ describe("the log of a session, with the test as its runner", () => {
     expect((await append(2, ["b", "c", "d", "e"])).lastRunnerSeq).toBe(5);
     expect((await append(3, ["c"])).lastRunnerSeq).toBe(5);
     expect(await outcome(append(7, ["g"]))).toBe("SEQUENCE_GAP");
-    expect(ConnectError.from(await append(7, ["g"]).catch((error: unknown) => error)).findDetails(ErrorInfoSchema)[0]?.metadata).toEqual({ expected: "6" });
+    expect(ConnectError.from(await append(7, ["g"]).catch((error: unknown) => error)).findDetails(ErrorInfoSchema)[0]?.metadata).toEqual({
+      expected: "6",
+    });
     expect(await outcome(append(0, ["z"]))).toBe("SEQUENCE_GAP");
     expect((await append(6, ["f"])).lastRunnerSeq).toBe(6);
     expect(await textsOf(sessionId)).toEqual(["a", "b", "c", "d", "e", "f"]);
@@ -188,20 +206,36 @@ describe("the log of a session, with the test as its runner", () => {
       expect(await outcome(stale.client.appendEvents({ ...lease, firstRunnerSeq: 0, events: [] }))).toBe("FENCED");
       expect(await outcome(stale.client.decideTool({ ...lease, toolUseId: "t", toolName: "Bash", input: {} }))).toBe("FENCED");
       expect(await outcome(stale.client.detach({ ...lease, reason: "x", exitCode: 0 }))).toBe("FENCED");
-      expect(await outcome((async () => { for await (const _ of stale.client.watchCommands(lease)) return; })())).toBe("FENCED");
+      expect(
+        await outcome(
+          (async () => {
+            for await (const _ of stale.client.watchCommands(lease)) return;
+          })(),
+        ),
+      ).toBe("FENCED");
     }
     expect((await rowsOf(sessionId)).length).toBe(lastSeq);
     expect(core.detached).not.toContain(sessionId);
     // The new one counts from the start, and its first number is not taken for the old one's.
-    expect((await fresh.client.appendEvents({ sessionId, epoch: fresh.epoch, firstRunnerSeq: 1, events: [said("new")] })).lastRunnerSeq).toBe(1);
+    expect(
+      (await fresh.client.appendEvents({ sessionId, epoch: fresh.epoch, firstRunnerSeq: 1, events: [said("new")] })).lastRunnerSeq,
+    ).toBe(1);
     expect(await textsOf(sessionId)).toEqual(["mine", "new"]);
   });
 
   test("a lease is good for its own session only, an attach token once, and nothing else is a lease", async () => {
     const [one, other] = [await started(), await started()];
-    expect(await outcome(one.runner.client.appendEvents({ sessionId: other.sessionId, epoch: other.runner.epoch, firstRunnerSeq: 1, events: [said("x")] }))).toBe("FENCED");
+    expect(
+      await outcome(
+        one.runner.client.appendEvents({ sessionId: other.sessionId, epoch: other.runner.epoch, firstRunnerSeq: 1, events: [said("x")] }),
+      ),
+    ).toBe("FENCED");
     for (const token of ["", "clt_guess", "sk-ant-carrel-guess", "eyJhbGciOiJFZERTQSJ9.e30.x"]) {
-      expect(await outcome(core.clientWith(() => token).appendEvents({ sessionId: one.sessionId, epoch: one.runner.epoch, firstRunnerSeq: 1, events: [] }))).toBe("FENCED");
+      expect(
+        await outcome(
+          core.clientWith(() => token).appendEvents({ sessionId: one.sessionId, epoch: one.runner.epoch, firstRunnerSeq: 1, events: [] }),
+        ),
+      ).toBe("FENCED");
     }
     expect(await outcome(core.clientWith(() => "").attach({ attachToken: "cat_guess" }))).toBe("FENCED");
   });
@@ -221,7 +255,10 @@ describe("the log of a session, with the test as its runner", () => {
     ] as const;
     for (const kind of forged) {
       const event = { createdAtMs: Date.now(), payload: create(EventPayloadSchema, { kind }) };
-      expect([kind.case, await outcome(runner.client.appendEvents({ sessionId, epoch: runner.epoch, firstRunnerSeq: 1, events: [said("before"), event] }))]).toEqual([kind.case, "INVALID_ARGUMENT"]);
+      expect([
+        kind.case,
+        await outcome(runner.client.appendEvents({ sessionId, epoch: runner.epoch, firstRunnerSeq: 1, events: [said("before"), event] })),
+      ]).toEqual([kind.case, "INVALID_ARGUMENT"]);
     }
     // Nothing of a refused batch stays, not even what came before the forged event.
     expect(await textsOf(sessionId)).toEqual([]);
@@ -245,7 +282,10 @@ describe("the log of a session, with the test as its runner", () => {
     expect(tally(answers)).toEqual({ done: 1, ALREADY_ANSWERED: 19 });
     const session = await core.reader.session(core.ownerId, sessionId);
     const kinds = (await core.reader.events(session, 0, 100)).map(({ payload }) => payload?.kind.case);
-    expect(kinds.filter((kind) => kind === "toolApprovalRequest" || kind === "toolApprovalResolved")).toEqual(["toolApprovalRequest", "toolApprovalResolved"]);
+    expect(kinds.filter((kind) => kind === "toolApprovalRequest" || kind === "toolApprovalResolved")).toEqual([
+      "toolApprovalRequest",
+      "toolApprovalResolved",
+    ]);
     expect(session.pending_count).toBe(0);
   });
 });

@@ -51,7 +51,11 @@ const serverOf = (call: number): Server => servers[call % 2]!;
 
 type Kind = { name: string; limit: number; call(server: Server, of?: string): Promise<void> };
 const kinds: Kind[] = [
-  { name: "registration", limit: 10, call: ({ db, limiter }, of = subject) => limiter.registration(db, { issuer: "https://issuer.example", subject: of }) },
+  {
+    name: "registration",
+    limit: 10,
+    call: ({ db, limiter }, of = subject) => limiter.registration(db, { issuer: "https://issuer.example", subject: of }),
+  },
   { name: "session_create", limit: 10, call: ({ db, limiter }, of = subject) => limiter.sessionCreate(db, of) },
   { name: "prompt", limit: 60, call: ({ db, limiter }, of = subject) => limiter.prompt(db, of) },
 ];
@@ -61,7 +65,10 @@ const prompts = kinds[2]!;
 const take = (server: Server, limit: number) => takeCall(server.db, { kind: "test", subject, limit, windowMs: minuteMs });
 
 async function refusalOf(call: Promise<unknown>): Promise<ConnectError> {
-  const error = await call.then(() => undefined, (cause: unknown) => cause);
+  const error = await call.then(
+    () => undefined,
+    (cause: unknown) => cause,
+  );
   expect(reasonOf(error)).toBe(ErrorReason.RATE_LIMITED);
   return error as ConnectError;
 }
@@ -70,7 +77,9 @@ const secondsOf = (error: ConnectError) => Number(restErrorOf(error).headers["re
 
 /** Lets time pass for a limit, by moving what was called into the past. */
 async function pass(seconds: number): Promise<void> {
-  await sql`update rate_limit set taken = array(select at - ${seconds} * interval '1 second' from unnest(taken) at) where subject = ${subject}`.execute(database.db);
+  await sql`update rate_limit set taken = array(select at - ${seconds} * interval '1 second' from unnest(taken) at) where subject = ${subject}`.execute(
+    database.db,
+  );
 }
 
 async function callsOf(of: string): Promise<number | undefined> {
@@ -123,7 +132,10 @@ describe("a minute", () => {
   });
 
   it("never holds more than the limit, wherever it begins, and no call is refused that would have fitted", async () => {
-    const gaps = fc.array(fc.integer({ min: 0, max: 5 }).map((steps) => steps * 5), { minLength: 10, maxLength: 40 });
+    const gaps = fc.array(
+      fc.integer({ min: 0, max: 5 }).map((steps) => steps * 5),
+      { minLength: 10, maxLength: 40 },
+    );
     await fc.assert(
       fc.asyncProperty(gaps, fc.integer({ min: 1, max: 6 }), async (seconds, limit) => {
         subject = newUuid();
@@ -167,7 +179,9 @@ describe("a minute", () => {
     };
     await Promise.all(Array.from({ length: 12 }, (_, index) => client(serverOf(index))));
     await sql`drop trigger note_call on rate_limit`.execute(database.db);
-    const { rows } = await sql<{ at: number }>`select (extract(epoch from at) * 1000000)::int8 as at from let_through order by at`.execute(database.db);
+    const { rows } = await sql<{ at: number }>`select (extract(epoch from at) * 1000000)::int8 as at from let_through order by at`.execute(
+      database.db,
+    );
     const times = rows.map(({ at }) => at);
     expect(times).toHaveLength(taken);
     const closest = Math.min(...times.slice(allowance.limit).map((at, index) => at - times[index]!));
@@ -183,8 +197,14 @@ describe("a refused call", () => {
     const error = await refusalOf(prompts.call(servers[0]));
     expect(secondsOf(error)).toBe(40);
     expect(error.findDetails(RetryInfoSchema)[0]?.retryDelay?.seconds).toBe(40n);
-    expect(restErrorOf(error)).toMatchObject({ status: 429, body: { error: "rate_limited", message: "more than 60 prompts to a session in a minute" } });
-    expect(JSON.parse(errorFrame("ses_1", error).toString())).toMatchObject({ type: "error", payload: { code: "rate_limited", retry_after: 40 } });
+    expect(restErrorOf(error)).toMatchObject({
+      status: 429,
+      body: { error: "rate_limited", message: "more than 60 prompts to a session in a minute" },
+    });
+    expect(JSON.parse(errorFrame("ses_1", error).toString())).toMatchObject({
+      type: "error",
+      payload: { code: "rate_limited", retry_after: 40 },
+    });
   });
 
   it("succeeds when it comes again after that time", async () => {
@@ -199,7 +219,8 @@ describe("a refused call", () => {
   it("costs nothing: it is not counted, and writes nothing to the database", async () => {
     expect(await take(servers[0], 1)).toBe(0);
     await servers[1].db.transaction().execute(async (tx) => {
-      for (let index = 0; index < 20; index++) expect(await takeCall(tx, { kind: "test", subject, limit: 1, windowMs: minuteMs })).toBeGreaterThan(0);
+      for (let index = 0; index < 20; index++)
+        expect(await takeCall(tx, { kind: "test", subject, limit: 1, windowMs: minuteMs })).toBeGreaterThan(0);
       const { rows } = await sql<{ id: string | null }>`select pg_current_xact_id_if_assigned() as id`.execute(tx);
       expect(rows).toEqual([{ id: null }]);
     });
@@ -211,10 +232,12 @@ describe("a refused call", () => {
 describe("in the transaction of its work", () => {
   it("a call whose work fails is not counted, while 200 come at once", async () => {
     const call = (index: number) =>
-      serverOf(index).db.transaction().execute(async (tx) => {
-        await serverOf(index).limiter.prompt(tx, subject);
-        if (index % 2 === 0) throw new Error("the work failed");
-      });
+      serverOf(index)
+        .db.transaction()
+        .execute(async (tx) => {
+          await serverOf(index).limiter.prompt(tx, subject);
+          if (index % 2 === 0) throw new Error("the work failed");
+        });
     const outcomes = await Promise.allSettled(Array.from({ length: 200 }, (_, index) => call(index)));
     expect(outcomes.filter(({ status }) => status === "fulfilled")).toHaveLength(60);
     expect(await callsOf(subject)).toBe(60);

@@ -15,7 +15,7 @@ import { createTokenVerifier } from "../../server/identity/verify.ts";
 import { createProfileOpener } from "../../server/profiles/open.ts";
 import { provisionDefaults } from "../../server/profiles/provision.ts";
 import { createProfileService } from "../../server/profiles/service.ts";
-import { plainSettings, type ProfileSettings } from "../../server/profiles/settings.ts";
+import { type ProfileSettings, plainSettings } from "../../server/profiles/settings.ts";
 import { createRegistrationService } from "../../server/registration/service.ts";
 import { findRegistration } from "../../server/registration/store.ts";
 import { once } from "../../server/sessions/request-ids.ts";
@@ -32,7 +32,12 @@ export type ProfileServer = Awaited<ReturnType<typeof serveProfiles>>;
 /** A session that CaptureProfile finds, and what it runs with. */
 export const capturable = {
   sessionId: `ses_${"c".repeat(32)}`,
-  settings: { ...plainSettings, allowedTools: ["Read"], maxTurns: 9, environment: { CAPTURED: "planted-captured" } } satisfies ProfileSettings,
+  settings: {
+    ...plainSettings,
+    allowedTools: ["Read"],
+    maxTurns: 9,
+    environment: { CAPTURED: "planted-captured" },
+  } satisfies ProfileSettings,
 };
 
 /** Profiles and registration on the real store and vault, behind the real port. */
@@ -44,8 +49,13 @@ export async function serveProfiles(database: TestDatabase, dataDirectory: strin
   const users = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
   const userVault = (userId: string) => vault.forUser(userId);
   const settings = { provision: true };
-  const authorize = createAuthorizer({ verify: createTokenVerifier([createLocalVerifier(issuer)]), findUser: users.find, publicServices: [] });
-  const registration = createRegistrationService({ limitRegistration: () => Promise.resolve(),
+  const authorize = createAuthorizer({
+    verify: createTokenVerifier([createLocalVerifier(issuer)]),
+    findUser: users.find,
+    publicServices: [],
+  });
+  const registration = createRegistrationService({
+    limitRegistration: () => Promise.resolve(),
     db,
     createUserKey: async (tx, userId) => {
       await vault.createUserKey(tx, userId);
@@ -83,10 +93,16 @@ export async function serveProfiles(database: TestDatabase, dataDirectory: strin
   async function person(email: string) {
     const token = await issuer.issueToken({ email, ttlMs: 600_000, operator: false });
     const headers = { authorization: `Bearer ${token}` };
-    const transport = createConnectTransport({ baseUrl: url, httpVersion: "2", interceptors: [(next) => (request) => {
-      request.header.set("authorization", headers.authorization);
-      return next(request);
-    }] });
+    const transport = createConnectTransport({
+      baseUrl: url,
+      httpVersion: "2",
+      interceptors: [
+        (next) => (request) => {
+          request.header.set("authorization", headers.authorization);
+          return next(request);
+        },
+      ],
+    });
     await createClient(RegistrationService, transport).register({});
     const userId = (await findRegistration(db, { issuer: "carrel", subject: email }))!.userId;
     return {

@@ -60,9 +60,26 @@ describe("the first profiles", () => {
     const { status, body } = await person.rest("GET", "/v1/profiles");
     expect(status).toBe(200);
     expect(body.profiles).toHaveLength(2);
-    expect(body.profiles[0]).toMatchObject({ name: "Default", is_default: true, permission_mode: "acceptEdits", denied_tools: [], max_turns: null, environment: {}, mcp_servers: {} });
-    expect(body.profiles[0]!.allowed_tools).toEqual(["Read", ...["cat", "head", "tail", "less", "grep", "sed", "awk", "jq", "ls", "find", "wc"].map((name) => `Bash(${name}:*)`)]);
-    expect(body.profiles[1]).toMatchObject({ name: "Full Permissions", is_default: false, permission_mode: "bypassPermissions", allowed_tools: [], denied_tools: [] });
+    expect(body.profiles[0]).toMatchObject({
+      name: "Default",
+      is_default: true,
+      permission_mode: "acceptEdits",
+      denied_tools: [],
+      max_turns: null,
+      environment: {},
+      mcp_servers: {},
+    });
+    expect(body.profiles[0]!.allowed_tools).toEqual([
+      "Read",
+      ...["cat", "head", "tail", "less", "grep", "sed", "awk", "jq", "ls", "find", "wc"].map((name) => `Bash(${name}:*)`),
+    ]);
+    expect(body.profiles[1]).toMatchObject({
+      name: "Full Permissions",
+      is_default: false,
+      permission_mode: "bypassPermissions",
+      allowed_tools: [],
+      denied_tools: [],
+    });
   });
 
   it("are made once for somebody who registered before there were any, whoever asks first and however many do", async () => {
@@ -81,7 +98,18 @@ describe("the first profiles", () => {
 describe("a profile", () => {
   it("is made, read, listed and removed", async () => {
     const person = await somebody();
-    const fields = { description: "d".repeat(500), allowed_tools: ["Read"], denied_tools: ["Bash(rm:*)"], permission_mode: "plan", model: "m", max_turns: 5, max_budget_usd: 1.5, one_shot: true, ttl_seconds: 86_400, allowed_hosts: ["*"] };
+    const fields = {
+      description: "d".repeat(500),
+      allowed_tools: ["Read"],
+      denied_tools: ["Bash(rm:*)"],
+      permission_mode: "plan",
+      model: "m",
+      max_turns: 5,
+      max_budget_usd: 1.5,
+      one_shot: true,
+      ttl_seconds: 86_400,
+      allowed_hosts: ["*"],
+    };
     const profile = await made(person, { ...fields, name: "  Mine  " });
     expect(profile).toMatchObject({ ...fields, name: "Mine", is_default: false, id: expect.stringMatching(/^prf_[0-9a-f]{32}$/) });
     expect(profile.created_at).toBe(profile.updated_at);
@@ -107,7 +135,11 @@ describe("a profile", () => {
     ["a variable that is no name", { name: "x", environment: { "A-B": "1" } }, "invalid_argument"],
     ["a variable with a NUL", { name: "x", environment: { A: "1\0" } }, "invalid_argument"],
     ["a dangerous variable", { name: "x", environment: { LD_PRELOAD: "1" } }, "invalid_argument"],
-    ["a header with a line break", { name: "x", mcp_servers: { a: { type: "http", url: "https://a.example", headers: { A: "b\r\nC: d" } } } }, "invalid_argument"],
+    [
+      "a header with a line break",
+      { name: "x", mcp_servers: { a: { type: "http", url: "https://a.example", headers: { A: "b\r\nC: d" } } } },
+      "invalid_argument",
+    ],
     ["a server name with a dot", { name: "x", mcp_servers: { "a.b": { type: "stdio", command: "c" } } }, "invalid_argument"],
     ["a misspelt denial", { name: "x", denied_tool: ["Bash"] }, "unknown_field"],
     ["another provider", { name: "x", provider: "openai" }, "unsupported_field"],
@@ -124,7 +156,11 @@ describe("a profile", () => {
   });
 
   it("tells of what is wrong by field", async () => {
-    const { body } = await (await somebody()).rest("POST", "/v1/profiles", { name: "x", allowed_tools: ["Bash(git)"], environment: { NODE_OPTIONS: "planted" } });
+    const { body } = await (await somebody()).rest("POST", "/v1/profiles", {
+      name: "x",
+      allowed_tools: ["Bash(git)"],
+      environment: { NODE_OPTIONS: "planted" },
+    });
     expect(body.details.fields).toBe("allowed_tools[0], environment.NODE_OPTIONS");
     expect(body.details.violations).toMatchObject([{ field: "allowed_tools[0]" }, { field: "environment.NODE_OPTIONS" }]);
     expect(JSON.stringify(body)).not.toContain("planted");
@@ -134,8 +170,12 @@ describe("a profile", () => {
     const person = await somebody();
     const first = await made(person, { name: "Once", request_id: "r1", environment: { A: "1" } });
     expect(await made(person, { name: "Once", request_id: "r1", environment: { A: "1" } })).toEqual(first);
-    expect((await person.rest("POST", "/v1/profiles", { name: "Once", request_id: "r1", environment: { A: "2" } })).body.error).toBe("request_id_reused");
-    const answers = await Promise.all(Array.from({ length: 10 }, () => person.rpc.createProfile({ profile: { name: "Many" }, requestId: "r2" })));
+    expect((await person.rest("POST", "/v1/profiles", { name: "Once", request_id: "r1", environment: { A: "2" } })).body.error).toBe(
+      "request_id_reused",
+    );
+    const answers = await Promise.all(
+      Array.from({ length: 10 }, () => person.rpc.createProfile({ profile: { name: "Many" }, requestId: "r2" })),
+    );
     expect(new Set(answers.map(({ profile }) => profile?.id)).size).toBe(1);
     expect(await namesOf(person)).toEqual(["Default", "Full Permissions", "Once", "Many"]);
   });
@@ -143,7 +183,12 @@ describe("a profile", () => {
   it("of somebody else is not there", async () => {
     const [owner, other] = await Promise.all([somebody(), somebody()]);
     const { id } = await made(owner, { name: "Mine" });
-    for (const [verb, path, body] of [["GET", `/v1/profiles/${id}`], ["PUT", `/v1/profiles/${id}`, { name: "x" }], ["DELETE", `/v1/profiles/${id}`], ["POST", `/v1/profiles/${id}/default`]] as const) {
+    for (const [verb, path, body] of [
+      ["GET", `/v1/profiles/${id}`],
+      ["PUT", `/v1/profiles/${id}`, { name: "x" }],
+      ["DELETE", `/v1/profiles/${id}`],
+      ["POST", `/v1/profiles/${id}/default`],
+    ] as const) {
       const absent = await other.rest(verb, path.replace(id, `prf_${"0".repeat(32)}`), body);
       expect(await other.rest(verb, path, body)).toEqual(absent);
       expect(absent).toMatchObject({ status: 404, body: { error: "not_found" } });
@@ -157,8 +202,17 @@ describe("a profile", () => {
     const path = `/v1/sessions/${capturable.sessionId}/capture-profile`;
     const answer = await person.rest("POST", path, { name: "Captured", description: "from a session", request_id: "c" });
     expect(answer.status).toBe(201);
-    expect(answer.body.profile).toMatchObject({ name: "Captured", description: "from a session", allowed_tools: ["Read"], max_turns: 9, environment: { CAPTURED: "" }, is_default: false });
-    expect((await person.rest("POST", path, { name: "Captured", description: "from a session", request_id: "c" })).body).toEqual(answer.body);
+    expect(answer.body.profile).toMatchObject({
+      name: "Captured",
+      description: "from a session",
+      allowed_tools: ["Read"],
+      max_turns: 9,
+      environment: { CAPTURED: "" },
+      is_default: false,
+    });
+    expect((await person.rest("POST", path, { name: "Captured", description: "from a session", request_id: "c" })).body).toEqual(
+      answer.body,
+    );
     expect((await server.openProfile(person.userId, { profileId: "", profileName: "Captured" })).settings).toEqual(capturable.settings);
     expect((await person.rest("POST", path, { name: "" })).body.error).toBe("name_required");
     expect((await person.rest("POST", `/v1/sessions/ses_${"0".repeat(32)}/capture-profile`, { name: "x" })).body.error).toBe("not_found");
@@ -177,7 +231,9 @@ describe("an update", () => {
     expect(same).toEqual({ ...after, updated_at: same.updated_at });
     const empty = (await person.rest("PUT", path)).body.profile;
     expect(empty).toEqual({ ...after, updated_at: empty.updated_at });
-    expect((await server.openProfile(person.userId, { profileId: before.id, profileName: "" })).settings.environment).toEqual(secretFields.environment);
+    expect((await server.openProfile(person.userId, { profileId: before.id, profileName: "" })).settings.environment).toEqual(
+      secretFields.environment,
+    );
   });
 
   it("changes on RPC what is populated, or what its mask names", async () => {
@@ -186,7 +242,11 @@ describe("an update", () => {
     const profileId = profile!.id;
     const populated = await rpc.updateProfile({ profileId, profile: { description: "new", oneShot: false } });
     expect(populated.profile).toMatchObject({ name: "Mine", description: "new", oneShot: true, maxTurns: 5 });
-    const masked = await rpc.updateProfile({ profileId, profile: { description: "unseen", model: "m" }, updateMask: { paths: ["one_shot", "max_turns", "model", "id"] } });
+    const masked = await rpc.updateProfile({
+      profileId,
+      profile: { description: "unseen", model: "m" },
+      updateMask: { paths: ["one_shot", "max_turns", "model", "id"] },
+    });
     expect(masked.profile).toMatchObject({ id: profileId, description: "new", model: "m", oneShot: false });
     expect(masked.profile?.maxTurns).toBeUndefined();
     expect(await outcomeOf(rpc.updateProfile({ profileId, profile: {}, updateMask: { paths: ["nmae"] } }))).toBe("INVALID_ARGUMENT");
@@ -198,23 +258,34 @@ describe("an update", () => {
     const path = `/v1/profiles/${before.id}`;
     expect((await person.rest("PUT", path, { description: "new", name: "Default" })).body.error).toBe("name_taken");
     expect((await person.rest("PUT", path, { description: "new", name: null })).body.error).toBe("name_required");
-    expect((await person.rest("PUT", path, { description: "new", environment: { PATH: "/" } })).body.details.fields).toBe("environment.PATH");
+    expect((await person.rest("PUT", path, { description: "new", environment: { PATH: "/" } })).body.details.fields).toBe(
+      "environment.PATH",
+    );
     expect((await person.rest("GET", path)).body.profile).toEqual(before);
   });
 
   it("keeps, replaces and removes secrets by name", async () => {
     const person = await somebody();
     const { id } = await made(person, { name: "Mine", ...secretFields });
-    await person.rest("PUT", `/v1/profiles/${id}`, { environment: { TOKEN: "", NEW: "n" }, mcp_servers: { far: { ...secretFields.mcp_servers.far, headers: { Authorization: "", "X-Extra": "e" } } } });
+    await person.rest("PUT", `/v1/profiles/${id}`, {
+      environment: { TOKEN: "", NEW: "n" },
+      mcp_servers: { far: { ...secretFields.mcp_servers.far, headers: { Authorization: "", "X-Extra": "e" } } },
+    });
     const { settings } = await server.openProfile(person.userId, { profileId: id, profileName: "" });
     expect(settings.environment).toEqual({ TOKEN: "planted-environment", NEW: "n" });
-    expect(settings.mcpServers).toEqual({ far: { type: "http", url: "https://mcp.example.com/", headers: { Authorization: "Bearer planted-header", "X-Extra": "e" } } });
+    expect(settings.mcpServers).toEqual({
+      far: { type: "http", url: "https://mcp.example.com/", headers: { Authorization: "Bearer planted-header", "X-Extra": "e" } },
+    });
   });
 
   it("of two fields at once loses neither", async () => {
     const { rpc } = await somebody();
     const profileId = (await rpc.createProfile({ profile: { name: "Mine" } })).profile!.id;
-    await Promise.all(Array.from({ length: 20 }, (_, index) => rpc.updateProfile({ profileId, profile: index % 2 ? { maxTurns: index } : { ttlSeconds: index + 1 } })));
+    await Promise.all(
+      Array.from({ length: 20 }, (_, index) =>
+        rpc.updateProfile({ profileId, profile: index % 2 ? { maxTurns: index } : { ttlSeconds: index + 1 } }),
+      ),
+    );
     const { profile } = await rpc.getProfile({ profileId });
     expect([profile?.maxTurns, profile?.ttlSeconds].every((value) => value !== undefined && value > 0)).toBe(true);
   });
@@ -228,7 +299,10 @@ describe("the default", () => {
     expect(await person.rest("DELETE", `/v1/profiles/${id}`)).toMatchObject({ status: 409, body: { error: "default_profile" } });
     expect((await person.rest("PUT", `/v1/profiles/${id}`, { is_default: false })).body.details.fields).toBe("is_default");
     const full = (await person.rpc.listProfiles({})).profiles[1]!.id;
-    expect(await person.rest("POST", `/v1/profiles/${full}/default`)).toMatchObject({ status: 200, body: { profile: { name: "Full Permissions", is_default: true } } });
+    expect(await person.rest("POST", `/v1/profiles/${full}/default`)).toMatchObject({
+      status: 200,
+      body: { profile: { name: "Full Permissions", is_default: true } },
+    });
     expect((await person.rest("DELETE", `/v1/profiles/${id}`)).status).toBe(200);
     const first = (await person.rpc.listProfiles({})).profiles[0]!.id;
     await person.rest("PUT", `/v1/profiles/${first}`, { is_default: true });
@@ -238,7 +312,9 @@ describe("the default", () => {
 
   it("is one after fifty were set at once, while others are removed", async () => {
     const person = await somebody();
-    await Promise.all(Array.from({ length: 8 }, (_, index) => person.rpc.createProfile({ profile: { name: `P${index}`, isDefault: index % 2 === 0 } })));
+    await Promise.all(
+      Array.from({ length: 8 }, (_, index) => person.rpc.createProfile({ profile: { name: `P${index}`, isDefault: index % 2 === 0 } })),
+    );
     expect(await defaultsOf(person)).toHaveLength(1);
     const ids = (await person.rpc.listProfiles({})).profiles.map(({ id }) => id);
     const sets = Array.from({ length: 50 }, (_, index) => person.rpc.setDefaultProfile({ profileId: ids[index % ids.length]! }));
@@ -253,8 +329,12 @@ describe("the default", () => {
     const { db } = database;
     const ofOther = (await other.rpc.listProfiles({})).profiles[0]!.id;
     const own = (await person.rpc.listProfiles({})).profiles;
-    await expect(db.insertInto("default_profile").values({ owner_id: person.userId, profile_id: own[1]!.id }).execute()).rejects.toThrow("default_profile_pkey");
-    await expect(db.updateTable("default_profile").set({ profile_id: ofOther }).where("owner_id", "=", person.userId).execute()).rejects.toThrow("foreign key");
+    await expect(db.insertInto("default_profile").values({ owner_id: person.userId, profile_id: own[1]!.id }).execute()).rejects.toThrow(
+      "default_profile_pkey",
+    );
+    await expect(
+      db.updateTable("default_profile").set({ profile_id: ofOther }).where("owner_id", "=", person.userId).execute(),
+    ).rejects.toThrow("foreign key");
     await expect(db.deleteFrom("profile").where("id", "=", own[0]!.id).execute()).rejects.toThrow("foreign key");
   });
 });
@@ -263,12 +343,16 @@ describe("the cap of ten", () => {
   it("lets exactly one of fifty in where nine are", async () => {
     const person = await somebody();
     for (let index = 0; index < 7; index++) await made(person, { name: `P${index}` });
-    const creates = Array.from({ length: 50 }, (_, index) => person.rpc.createProfile({ profile: { name: `Late ${index}` }, requestId: index % 2 ? `r${index}` : "" }));
+    const creates = Array.from({ length: 50 }, (_, index) =>
+      person.rpc.createProfile({ profile: { name: `Late ${index}` }, requestId: index % 2 ? `r${index}` : "" }),
+    );
     expect(await tally(creates)).toEqual({ accepted: 1, PROFILE_LIMIT: 49 });
     expect(await namesOf(person)).toHaveLength(10);
     const refused = await person.rest("POST", "/v1/profiles", { name: "Eleventh" });
     expect(refused).toMatchObject({ status: 409, body: { error: "profile_limit", details: { limit: "10", count: "10" } } });
-    expect((await person.rest("POST", `/v1/sessions/${capturable.sessionId}/capture-profile`, { name: "x" })).body.error).toBe("profile_limit");
+    expect((await person.rest("POST", `/v1/sessions/${capturable.sessionId}/capture-profile`, { name: "x" })).body.error).toBe(
+      "profile_limit",
+    );
   });
 });
 
@@ -280,13 +364,24 @@ describe("what is sealed", () => {
     const { id } = await made(person, { name: "Mine", request_id: "sealed", ...secretFields });
     const { profile } = await person.rpc.getProfile({ profileId: id });
     expect(profile?.environment).toEqual({ TOKEN: "", EMPTY: "" });
-    expect(profile?.mcpServers.far).toMatchObject({ type: McpTransport.HTTP, url: "https://mcp.example.com/", headers: { Authorization: "" } });
+    expect(profile?.mcpServers.far).toMatchObject({
+      type: McpTransport.HTTP,
+      url: "https://mcp.example.com/",
+      headers: { Authorization: "" },
+    });
     expect(profile?.mcpServers.docs).toMatchObject({ command: "docs-server", args: ["--fast"], env: { KEY: "" } });
-    const answers = await Promise.all([person.rest("GET", "/v1/profiles"), person.rest("GET", `/v1/profiles/${id}`), person.rest("POST", `/v1/profiles/${id}/default`)]);
+    const answers = await Promise.all([
+      person.rest("GET", "/v1/profiles"),
+      person.rest("GET", `/v1/profiles/${id}`),
+      person.rest("POST", `/v1/profiles/${id}/default`),
+    ]);
     expect(JSON.stringify(answers)).not.toContain("planted");
     const requests = await database.db.selectFrom("request_id").selectAll().where("owner_id", "=", person.userId).execute();
-    const bytes = [await rowOf(id), ...requests].flatMap((row) => Object.values(row).map((value) => Buffer.from(Buffer.isBuffer(value) ? value : String(value))));
-    for (const hidden of ["planted", "TOKEN", "docs-server", "mcp.example.com", "Authorization"]) expect(bytes.some((value) => value.includes(hidden))).toBe(false);
+    const bytes = [await rowOf(id), ...requests].flatMap((row) =>
+      Object.values(row).map((value) => Buffer.from(Buffer.isBuffer(value) ? value : String(value))),
+    );
+    for (const hidden of ["planted", "TOKEN", "docs-server", "mcp.example.com", "Authorization"])
+      expect(bytes.some((value) => value.includes(hidden))).toBe(false);
   });
 
   it("does not open in another profile, for another field, or in another generation", async () => {
@@ -295,7 +390,12 @@ describe("what is sealed", () => {
     const open = (id: string) => server.openProfile(person.userId, { profileId: id, profileName: "" });
     const set = (id: string, columns: object) => database.db.updateTable("profile").set(columns).where("id", "=", id).execute();
     const before = await rowOf(one.id);
-    const swaps = [{ environment: (await rowOf(two.id)).environment }, { mcp_servers: (await rowOf(two.id)).mcp_servers }, { mcp_servers: before.environment }, { generation: 2 }];
+    const swaps = [
+      { environment: (await rowOf(two.id)).environment },
+      { mcp_servers: (await rowOf(two.id)).mcp_servers },
+      { mcp_servers: before.environment },
+      { generation: 2 },
+    ];
     for (const swap of swaps) {
       await set(one.id, swap);
       await expect(open(one.id)).rejects.toBeInstanceOf(VaultError);
@@ -305,13 +405,21 @@ describe("what is sealed", () => {
     await person.rest("PUT", `/v1/profiles/${one.id}`, { environment: { TOKEN: "changed" } });
     await set(one.id, { environment: before.environment });
     await expect(open(one.id)).rejects.toBeInstanceOf(VaultError);
-    expect((await person.rest("GET", `/v1/profiles/${one.id}`)).body).toEqual({ error: "internal", message: "internal error", details: {} });
+    expect((await person.rest("GET", `/v1/profiles/${one.id}`)).body).toEqual({
+      error: "internal",
+      message: "internal error",
+      details: {},
+    });
   });
 });
 
 it("a profile is meant by id or by name, not by both", async () => {
   const person = await somebody();
-  expect((await server.openProfile(person.userId, { profileId: "", profileName: " Full Permissions " })).settings.permissionMode).toBe("bypassPermissions");
+  expect((await server.openProfile(person.userId, { profileId: "", profileName: " Full Permissions " })).settings.permissionMode).toBe(
+    "bypassPermissions",
+  );
   expect(await outcomeOf(server.openProfile(person.userId, { profileId: "", profileName: "full permissions" }))).toBe("NOT_FOUND");
-  expect(await outcomeOf(server.openProfile(person.userId, { profileId: `prf_${"0".repeat(32)}`, profileName: "Default" }))).toBe("INVALID_ARGUMENT");
+  expect(await outcomeOf(server.openProfile(person.userId, { profileId: `prf_${"0".repeat(32)}`, profileName: "Default" }))).toBe(
+    "INVALID_ARGUMENT",
+  );
 });

@@ -18,6 +18,7 @@ import { createFeeds } from "../../server/journal/feed.ts";
 import { type Change, createJournal } from "../../server/journal/journal.ts";
 import { askApproval, askQuestion } from "../../server/journal/pauses.ts";
 import { createJournalReader } from "../../server/journal/reader.ts";
+import { plainSettings } from "../../server/profiles/settings.ts";
 import { findRegistration, insertUser } from "../../server/registration/store.ts";
 import { once } from "../../server/sessions/request-ids.ts";
 import { ownedBy } from "../../server/sessions/service.ts";
@@ -26,7 +27,6 @@ import { createRootKeyring } from "../../server/vault/keyring.ts";
 import { createSodium } from "../../server/vault/sodium.ts";
 import { createVaultStore } from "../../server/vault/store.ts";
 import { createVault } from "../../server/vault/vault.ts";
-import { plainSettings } from "../../server/profiles/settings.ts";
 import { createTestDatabase } from "../support/postgres.ts";
 import { makeTemporaryDirectory, removeDirectory } from "../support/temporary.ts";
 

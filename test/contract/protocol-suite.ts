@@ -5,7 +5,15 @@ import { ChannelService } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { RegistrationService } from "../../gen/carrel/v1/registration_service_pb.ts";
 import { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
-import { type HttpVersion, type PlainAnswer, type RpcProtocol, httpVersions, plainRequest, rpcProtocols, transportOf } from "./protocols-client.ts";
+import {
+  type HttpVersion,
+  httpVersions,
+  type PlainAnswer,
+  plainRequest,
+  type RpcProtocol,
+  rpcProtocols,
+  transportOf,
+} from "./protocols-client.ts";
 
 /** A running server and a token that it takes; whoever holds it is registered by the suite. */
 export type Started = { url: string; token: string; close(): Promise<void> };
@@ -40,7 +48,9 @@ export function protocolSuite(name: string, start: () => Promise<Started>): void
     }
 
     test("every listed gap is a cell of the matrix", () => {
-      const cells = [...rpcProtocols, "rest"].flatMap((protocol) => httpVersions.flatMap((version) => kinds.map((kind) => `${protocol} ${version} ${kind}`)));
+      const cells = [...rpcProtocols, "rest"].flatMap((protocol) =>
+        httpVersions.flatMap((version) => kinds.map((kind) => `${protocol} ${version} ${kind}`)),
+      );
       expect([...gaps.keys()].filter((gap) => !cells.includes(gap))).toEqual([]);
     });
 
@@ -64,7 +74,10 @@ function rpcAttempts(protocol: RpcProtocol): Record<Kind, Attempt> {
   const timeoutHeader: Record<string, string> = protocol.startsWith("grpc") ? { "grpc-timeout": "150m" } : { "connect-timeout-ms": "150" };
   return {
     async success(server, version) {
-      const answer = await createClient(SessionService, transportOf(protocol, version, server.url)).listSessions({ limit: 3 }, { headers: bearer(server) });
+      const answer = await createClient(SessionService, transportOf(protocol, version, server.url)).listSessions(
+        { limit: 3 },
+        { headers: bearer(server) },
+      );
       expect(Array.isArray(answer.sessions)).toBe(true);
     },
     async error(server, version) {
@@ -95,7 +108,10 @@ function rpcAttempts(protocol: RpcProtocol): Record<Kind, Attempt> {
       if (protocol.startsWith("grpc")) return grpcByGet(protocol, server, version);
       const client = createClient(SessionService, transportOf(protocol, version, server.url, true));
       let method = "";
-      const answer = await client.listSessions({ limit: 2 }, { headers: bearer(server), onHeader: (header) => (method = header.get("content-type") ?? "") });
+      const answer = await client.listSessions(
+        { limit: 2 },
+        { headers: bearer(server), onHeader: (header) => (method = header.get("content-type") ?? "") },
+      );
       expect(answer.$typeName).toBe("carrel.v1.ListSessionsResponse");
       expect(method).toBe(protocol === "connect-json" ? "application/json" : "application/proto");
     },
@@ -103,7 +119,9 @@ function rpcAttempts(protocol: RpcProtocol): Record<Kind, Attempt> {
 }
 
 async function grpcByGet(protocol: RpcProtocol, server: Started, version: HttpVersion): Promise<void> {
-  const answer = await plainRequest(version, `${server.url}/carrel.v1.SessionService/ListSessions`, { headers: { ...bearer(server), "content-type": `application/${protocol}+proto` } });
+  const answer = await plainRequest(version, `${server.url}/carrel.v1.SessionService/ListSessions`, {
+    headers: { ...bearer(server), "content-type": `application/${protocol}+proto` },
+  });
   expect(answer.status).toBe(200);
 }
 
@@ -154,9 +172,11 @@ async function drain(stream: AsyncIterable<unknown>): Promise<void> {
 function knownGaps(): Map<string, string> {
   const lines = readFileSync(new URL("known-gaps.txt", import.meta.url), "utf8").split("\n");
   return new Map(
-    lines.filter((line) => line !== "" && !line.startsWith("#")).map((line) => {
-      const [protocol, version, kind, ...reason] = line.split(/\s+/);
-      return [`${protocol} ${version} ${kind}`, reason.join(" ")];
-    }),
+    lines
+      .filter((line) => line !== "" && !line.startsWith("#"))
+      .map((line) => {
+        const [protocol, version, kind, ...reason] = line.split(/\s+/);
+        return [`${protocol} ${version} ${kind}`, reason.join(" ")];
+      }),
   );
 }

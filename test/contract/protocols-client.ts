@@ -29,7 +29,11 @@ export function transportOf(protocol: RpcProtocol, version: HttpVersion, baseUrl
 export type PlainAnswer = { status: number; headers: Record<string, string | string[] | undefined>; text: string };
 
 /** One plain request without any library of ours; a body is sent as it is. */
-export function plainRequest(version: HttpVersion, url: string, init: { method?: string; headers?: Record<string, string>; body?: string | Buffer } = {}): Promise<PlainAnswer> {
+export function plainRequest(
+  version: HttpVersion,
+  url: string,
+  init: { method?: string; headers?: Record<string, string>; body?: string | Buffer } = {},
+): Promise<PlainAnswer> {
   return version === "http1" ? plainHttp1(url, init) : plainHttp2(url, init);
 }
 
@@ -39,12 +43,23 @@ function plainHttp1(url: string, init: PlainInit): Promise<PlainAnswer> {
   return new Promise((resolve, reject) => {
     const { origin } = new URL(url);
     // The path as it is written: URL would repair what these tests want broken.
-    const request = http1Request(origin, { method: init.method ?? "GET", path: url.slice(origin.length) || "/", headers: { ...(init.body === undefined ? {} : { "content-length": Buffer.byteLength(init.body) }), ...init.headers }, agent: false }, (response) => {
-      const chunks: Buffer[] = [];
-      response.on("data", (chunk: Buffer) => chunks.push(chunk));
-      response.on("error", reject);
-      response.on("end", () => resolve({ status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(chunks).toString() }));
-    });
+    const request = http1Request(
+      origin,
+      {
+        method: init.method ?? "GET",
+        path: url.slice(origin.length) || "/",
+        headers: { ...(init.body === undefined ? {} : { "content-length": Buffer.byteLength(init.body) }), ...init.headers },
+        agent: false,
+      },
+      (response) => {
+        const chunks: Buffer[] = [];
+        response.on("data", (chunk: Buffer) => chunks.push(chunk));
+        response.on("error", reject);
+        response.on("end", () =>
+          resolve({ status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(chunks).toString() }),
+        );
+      },
+    );
     request.on("error", reject);
     request.end(init.body);
   });
@@ -54,7 +69,10 @@ function plainHttp2(url: string, init: PlainInit): Promise<PlainAnswer> {
   return new Promise((resolve, reject) => {
     const { origin } = new URL(url);
     const session = connect(origin);
-    const stream = session.request({ ":method": init.method ?? "GET", ":path": url.slice(origin.length) || "/", ...init.headers }, { endStream: init.body === undefined });
+    const stream = session.request(
+      { ":method": init.method ?? "GET", ":path": url.slice(origin.length) || "/", ...init.headers },
+      { endStream: init.body === undefined },
+    );
     const chunks: Buffer[] = [];
     let headers: Record<string, string | string[] | undefined> = {};
     const fail = (error: Error): void => {

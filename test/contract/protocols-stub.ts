@@ -8,7 +8,7 @@ import { RegistrationService } from "../../gen/carrel/v1/registration_service_pb
 import { PermissionMode, SessionDetail, SessionStatus, UserState } from "../../gen/carrel/v1/session_pb.ts";
 import { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
 import { notFound, refusal, retryLater } from "../../server/errors.ts";
-import { type HttpServer, type HttpServerOptions, createHttpServer } from "../../server/http/server.ts";
+import { createHttpServer, type HttpServer, type HttpServerOptions } from "../../server/http/server.ts";
 
 /** The services of the contract that the stub serves. */
 const stubServices = [RegistrationService, CredentialService, SessionService, ChannelService];
@@ -38,7 +38,8 @@ const session = {
 };
 
 const authenticate: Interceptor = (next) => (request) => {
-  if (request.header.get("authorization") !== `Bearer ${stubToken}`) throw refusal(ErrorReason.UNAUTHENTICATED, "no valid token", { problem: "missing" });
+  if (request.header.get("authorization") !== `Bearer ${stubToken}`)
+    throw refusal(ErrorReason.UNAUTHENTICATED, "no valid token", { problem: "missing" });
   return next(request);
 };
 
@@ -49,8 +50,20 @@ function stubRoutes(router: ConnectRouter): void {
   router.service(RegistrationService, { register: () => ({ registered: true, registeredAt: session.createdAt }) });
   router.service(CredentialService, { setApiKey: () => ({ success: true, message: "stored" }) });
   router.service(SessionService, {
-    createSession: (request) => ({ session: { ...session, name: request.name, status: SessionStatus.STARTING, permissionMode: request.permissionMode, allowedTools: request.allowedTools, model: request.requestId } }),
-    listSessions: (request) => ({ sessions: [{ ...session, numTurns: request.limit, status: request.status }], nextCursor: request.cursor }),
+    createSession: (request) => ({
+      session: {
+        ...session,
+        name: request.name,
+        status: SessionStatus.STARTING,
+        permissionMode: request.permissionMode,
+        allowedTools: request.allowedTools,
+        model: request.requestId,
+      },
+    }),
+    listSessions: (request) => ({
+      sessions: [{ ...session, numTurns: request.limit, status: request.status }],
+      nextCursor: request.cursor,
+    }),
     async getSession({ sessionId }) {
       if (sessionId === stuckId) return never;
       if (sessionId === brokenId) throw new Error("password=hunter2 at table users");
@@ -63,7 +76,13 @@ function stubRoutes(router: ConnectRouter): void {
   router.service(ChannelService, {
     async *watchEvents({ sessionId, afterSeq }, { signal }) {
       if (sessionId !== knownId) throw notFound("session");
-      for (let seq = afterSeq + 1; seq <= 3; seq++) yield { item: { case: "event", value: { seq, createdAt: session.createdAt, payload: { kind: { case: "user", value: { text: `prompt ${seq}` } } } } } };
+      for (let seq = afterSeq + 1; seq <= 3; seq++)
+        yield {
+          item: {
+            case: "event",
+            value: { seq, createdAt: session.createdAt, payload: { kind: { case: "user", value: { text: `prompt ${seq}` } } } },
+          },
+        };
       yield { item: { case: "synced", value: { lastSeq: 3 } } };
       if (afterSeq < 3) return;
       await new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true }));
@@ -73,7 +92,16 @@ function stubRoutes(router: ConnectRouter): void {
       yield { item: { case: "synced", value: { lastSeq: 0 } } };
       await new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true }));
     },
-    listEvents: () => ({ events: [{ seq: 1, createdAt: session.createdAt, payload: { kind: { case: "toolUse", value: { id: "t", name: "Bash", input: { command: "ls", deep: [1, null, { a: true }] } } } } }], lastSeq: 1 }),
+    listEvents: () => ({
+      events: [
+        {
+          seq: 1,
+          createdAt: session.createdAt,
+          payload: { kind: { case: "toolUse", value: { id: "t", name: "Bash", input: { command: "ls", deep: [1, null, { a: true }] } } } },
+        },
+      ],
+      lastSeq: 1,
+    }),
     sendPrompt({ sessionId, text }) {
       if (sessionId === busyId) throw retryLater(ErrorReason.RATE_LIMITED, "too many prompts", 7);
       return { seq: text.length };
@@ -84,7 +112,9 @@ function stubRoutes(router: ConnectRouter): void {
 }
 
 /** A stub server on a free port, its log lines and its address. */
-export async function startStub(options: Partial<HttpServerOptions> = {}): Promise<{ url: string; port: number; token: string; lines: Record<string, unknown>[]; server: HttpServer; close(): Promise<void> }> {
+export async function startStub(
+  options: Partial<HttpServerOptions> = {},
+): Promise<{ url: string; port: number; token: string; lines: Record<string, unknown>[]; server: HttpServer; close(): Promise<void> }> {
   const lines: Record<string, unknown>[] = [];
   const log = pino({ level: "info" }, { write: (line: string) => void lines.push(JSON.parse(line) as Record<string, unknown>) });
   const server = createHttpServer({
@@ -98,5 +128,12 @@ export async function startStub(options: Partial<HttpServerOptions> = {}): Promi
     ...options,
   });
   const { port } = await server.listen();
-  return { url: `${options.tls ? "https" : "http"}://127.0.0.1:${port}`, port, token: stubToken, lines, server, close: () => server.close(500) };
+  return {
+    url: `${options.tls ? "https" : "http"}://127.0.0.1:${port}`,
+    port,
+    token: stubToken,
+    lines,
+    server,
+    close: () => server.close(500),
+  };
 }

@@ -45,7 +45,11 @@ export function sandboxDenials(name: string, makeDriver: MakeDriver): void {
       const handle = await harness.driver.start(other);
       await onlyInside(["read", hostFile], "refused ENOENT");
       await onlyInside(["list", harness.directory], "refused ENOENT");
-      await onlyInside(["read", join(other.writable[0]?.source ?? "", "mine")], "refused ENOENT", isRoot ? undefined : Promise.resolve("done"));
+      await onlyInside(
+        ["read", join(other.writable[0]?.source ?? "", "mine")],
+        "refused ENOENT",
+        isRoot ? undefined : Promise.resolve("done"),
+      );
       await onlyInside(["list", "/sys"], "refused ENOENT");
       expect(await harness.attempt("read", "/etc/shadow")).toBe("refused ENOENT");
       expect(await harness.attempt("list", "/root")).toBe("refused ENOENT");
@@ -53,7 +57,23 @@ export function sandboxDenials(name: string, makeDriver: MakeDriver): void {
     });
 
     test("finds a root directory with nothing in it but the system and its mounts", async () => {
-      const usual = ["bin", "dev", "escape", "etc", "lib", "lib32", "lib64", "libx32", "proc", "run", "sbin", "tmp", "usr", "var", "workspace"];
+      const usual = [
+        "bin",
+        "dev",
+        "escape",
+        "etc",
+        "lib",
+        "lib32",
+        "lib64",
+        "libx32",
+        "proc",
+        "run",
+        "sbin",
+        "tmp",
+        "usr",
+        "var",
+        "workspace",
+      ];
       const found = (await harness.attempt("list", "/")).split(" ").slice(1);
       expect(found.filter((entry) => !usual.includes(entry))).toEqual([]);
       expect(await harness.attempt("list", "/run")).toBe("done");
@@ -65,7 +85,10 @@ export function sandboxDenials(name: string, makeDriver: MakeDriver): void {
       mkdirSync(shared, { mode: 0o777 });
       chmodSync(shared, 0o777);
       const { output } = await harness.run(["perl", "/escape/attempt.pl", "write", "/shared/file"], {
-        readOnly: [{ source: escapePrograms, target: "/escape" }, { source: shared, target: "/shared" }],
+        readOnly: [
+          { source: escapePrograms, target: "/escape" },
+          { source: shared, target: "/shared" },
+        ],
       });
       expect(output).toBe("refused EROFS");
       await onlyInside(["write", join(shared, "file")], "refused ENOENT");
@@ -90,11 +113,19 @@ export function sandboxDenials(name: string, makeDriver: MakeDriver): void {
       writeFileSync(hostFile, secret);
       const spec = harness.spec(["perl", "/escape/attempt.pl", "descriptors", "/"]);
       const leak = `exec 20<"$1" 30<"$1" 9<"$1"; exec "$2" "$3" "$4"`;
-      await onlyInside(["descriptors", "open-file"], "refused ENOENT", outside(["bash", "-c", `exec 20<"$1"; exec perl "$2" descriptors open-file`, "-", hostFile, join(escapePrograms, "attempt.pl")]));
+      await onlyInside(
+        ["descriptors", "open-file"],
+        "refused ENOENT",
+        outside(["bash", "-c", `exec 20<"$1"; exec perl "$2" descriptors open-file`, "-", hostFile, join(escapePrograms, "attempt.pl")]),
+      );
       const handle = await startFromDyingOwner(harness.stateDirectory, spec, ["bash", "-c", leak, "-", hostFile]);
       await harness.driver.wait(handle, AbortSignal.timeout(10_000));
       // Looking takes descriptors too: of /proc and of the program itself.
-      const found = harness.log(spec).trim().split(" ").filter((entry) => /=/.test(entry) && !/=\/(proc|escape)\//.test(entry));
+      const found = harness
+        .log(spec)
+        .trim()
+        .split(" ")
+        .filter((entry) => /=/.test(entry) && !/=\/(proc|escape)\//.test(entry));
       expect(found.filter((entry) => !/=(anon_inode:\[eventfd\]|pipe:\[\d+\])$/.test(entry))).toEqual([]);
       await harness.driver.destroy(handle);
     });
@@ -106,7 +137,11 @@ export function sandboxDenials(name: string, makeDriver: MakeDriver): void {
       tcp.close();
       expect(await harness.attempt("udp", "192.0.2.1")).toBe("refused ENETUNREACH");
       expect(await harness.attempt("tcp", "169.254.169.254", "80")).toBe("refused ENETUNREACH");
-      const { output } = await harness.run(["bash", "-c", "tail -n +3 /proc/net/dev | cut -d: -f1; tail -n +2 /proc/net/route; cat /etc/resolv.conf"]);
+      const { output } = await harness.run([
+        "bash",
+        "-c",
+        "tail -n +3 /proc/net/dev | cut -d: -f1; tail -n +2 /proc/net/route; cat /etc/resolv.conf",
+      ]);
       expect(output.replace(/cat: .*/, "").trim()).toBe("lo");
     });
 
@@ -129,7 +164,10 @@ export function sandboxDenials(name: string, makeDriver: MakeDriver): void {
       const server = await listen({ path: join(directory, "channel.sock") });
       chmodSync(join(directory, "channel.sock"), 0o666);
       const { output } = await harness.run(["perl", "/escape/attempt.pl", "unix", "/run/carrel/channel.sock"], {
-        readOnly: [{ source: escapePrograms, target: "/escape" }, { source: directory, target: "/run/carrel" }],
+        readOnly: [
+          { source: escapePrograms, target: "/escape" },
+          { source: directory, target: "/run/carrel" },
+        ],
       });
       expect(output).toBe("done");
       server.close();
@@ -197,11 +235,30 @@ export function sandboxDenials(name: string, makeDriver: MakeDriver): void {
       if (isRoot) await onlyInside(["device", join(harness.directory, "memory")], "refused ENOENT");
       expect(await harness.attempt("device", "/workspace/memory")).toBe("refused EPERM");
       const devices = (await harness.attempt("list", "/dev")).split(" ").slice(1);
-      expect(devices).toEqual(["core", "fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"]);
+      expect(devices).toEqual([
+        "core",
+        "fd",
+        "full",
+        "null",
+        "ptmx",
+        "pts",
+        "random",
+        "shm",
+        "stderr",
+        "stdin",
+        "stdout",
+        "tty",
+        "urandom",
+        "zero",
+      ]);
     });
 
     test("is an ordinary user without capabilities, and a setuid program does not change that", async ({ skip }) => {
-      const { output } = await harness.run(["bash", "-c", 'id -u; grep -E "^(Cap|NoNewPrivs|Seccomp:)" /proc/self/status; hostname; cat /proc/self/cgroup']);
+      const { output } = await harness.run([
+        "bash",
+        "-c",
+        'id -u; grep -E "^(Cap|NoNewPrivs|Seccomp:)" /proc/self/status; hostname; cat /proc/self/cgroup',
+      ]);
       expect(output).toMatch(/^1000\n/);
       expect(output.match(/^Cap\w+:\s+0+$/gm)).toHaveLength(5);
       expect(output).toMatch(/^NoNewPrivs:\s+1$/m);
@@ -223,7 +280,10 @@ export function sandboxDenials(name: string, makeDriver: MakeDriver): void {
 
     test("runs as a user of the host that is not root and belongs to no other sandbox", async ({ skip }) => {
       if (!isRoot) skip("sandboxes of an ordinary user run as that user");
-      const handles = [await harness.driver.start(harness.spec(["sleep", "60"])), await harness.driver.start(harness.spec(["sleep", "60"]))];
+      const handles = [
+        await harness.driver.start(harness.spec(["sleep", "60"])),
+        await harness.driver.start(harness.spec(["sleep", "60"])),
+      ];
       const real = await Promise.all(handles.map((handle) => outside(["grep", "^Uid:", `/proc/${handle.init?.pid}/status`])));
       expect(new Set(real).size).toBe(2);
       for (const line of real) expect(Number(line.split(/\s+/)[1])).toBeGreaterThan(100_000);
@@ -247,9 +307,16 @@ export function sandboxDenials(name: string, makeDriver: MakeDriver): void {
     afterAll(() => harness.close());
 
     test("git, a shell with jobs, and a C library that asks who it is work", async () => {
-      const { output, exitCode } = await harness.run(["bash", "-c", "set -e; git init -q r; cd r; git -c user.name=a -c user.email=a@b commit -q --allow-empty -m one; git log --format=%s; (sleep 0.01 & wait); whoami; date > /dev/null; getent hosts localhost"], {
-        environment: { PATH: "/usr/bin:/bin", HOME: "/tmp" },
-      });
+      const { output, exitCode } = await harness.run(
+        [
+          "bash",
+          "-c",
+          "set -e; git init -q r; cd r; git -c user.name=a -c user.email=a@b commit -q --allow-empty -m one; git log --format=%s; (sleep 0.01 & wait); whoami; date > /dev/null; getent hosts localhost",
+        ],
+        {
+          environment: { PATH: "/usr/bin:/bin", HOME: "/tmp" },
+        },
+      );
       expect(exitCode, output).toBe(0);
       expect(output).toMatch(/^one\nagent\n(127\.0\.0\.1|::1)/);
     });
@@ -261,7 +328,9 @@ export function sandboxDenials(name: string, makeDriver: MakeDriver): void {
         const fromChild = execFileSync('bash', ['-c', 'echo child']).toString().trim();
         const fromSocket = await new Promise((done) => { const server = createServer((socket) => { socket.end('socket'); server.close(); }).listen(0, '127.0.0.1', () => connect(server.address().port, '127.0.0.1').once('data', (data) => done(String(data)))); });
         console.log(fromThread, fromChild, fromSocket, process.getuid());`;
-      const { output } = await harness.run(["/node", "--input-type=module", "-e", program], { readOnly: [{ source: process.execPath, target: "/node" }] });
+      const { output } = await harness.run(["/node", "--input-type=module", "-e", program], {
+        readOnly: [{ source: process.execPath, target: "/node" }],
+      });
       expect(output).toBe("thread child socket 1000");
     });
 

@@ -98,7 +98,11 @@ export function attemptInOwnNamespaces(...words: string[]): Promise<string> {
 }
 
 /** Starts a sandbox from another control plane, launched by `prefix`, which is then killed without warning. */
-export async function startFromDyingOwner(stateDirectory: string, spec: SandboxSpec, prefix: readonly string[] = []): Promise<SandboxHandle> {
+export async function startFromDyingOwner(
+  stateDirectory: string,
+  spec: SandboxSpec,
+  prefix: readonly string[] = [],
+): Promise<SandboxHandle> {
   const [program = "", ...rest] = [...prefix, process.execPath, resolve(import.meta.dirname, "sandbox-owner.ts"), stateDirectory];
   const owner = spawn(program, rest, { stdio: ["pipe", "pipe", "inherit"] });
   const ended = new Promise((settle) => owner.once("exit", settle));

@@ -91,7 +91,11 @@ export function sandboxSuite(name: string, makeDriver: MakeDriver): void {
     });
 
     test("destroying kills all, also what left its session and ignores signals, and can be repeated", async () => {
-      const spec = harness.spec(["bash", "-c", 'setsid bash -c "trap : TERM HUP INT; echo \\$\\$ > ready; while :; do sleep 1; done" & sleep 60']);
+      const spec = harness.spec([
+        "bash",
+        "-c",
+        'setsid bash -c "trap : TERM HUP INT; echo \\$\\$ > ready; while :; do sleep 1; done" & sleep 60',
+      ]);
       const handle = await harness.driver.start(spec);
       const workspace = spec.writable[0]?.source ?? "";
       await expect.poll(() => existsSync(join(workspace, "ready"))).toBe(true);
@@ -194,7 +198,12 @@ export function sandboxSuite(name: string, makeDriver: MakeDriver): void {
 
     test("a sandbox gets no more processor time than its limit", async ({ skip }) => {
       if (!harness.driver.enforced.cpus) skip(harness.driver.enforced.reason);
-      const spin = ["perl", "-MTime::HiRes=time", "-e", "$end = time + 1; 1 while time < $end; ($user, $system) = times; print $user + $system"];
+      const spin = [
+        "perl",
+        "-MTime::HiRes=time",
+        "-e",
+        "$end = time + 1; 1 while time < $end; ($user, $system) = times; print $user + $system",
+      ];
       const { output } = await harness.run(spin, { limits: { memoryBytes: 2 ** 28, cpus: 0.2, processes: 50 } });
       expect(Number(output)).toBeLessThan(0.45);
     });

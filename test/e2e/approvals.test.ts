@@ -34,10 +34,17 @@ function requests(events: readonly Event[]) {
 }
 
 test("an answer for the session asks once, and the next like call runs", async () => {
-  const sessionId = await open('[[tool Bash {"command":"touch a"}]] [[tool Bash {"command":"touch b"}]] [[tool Bash {"command":"mkdir c"}]]');
+  const sessionId = await open(
+    '[[tool Bash {"command":"touch a"}]] [[tool Bash {"command":"touch b"}]] [[tool Bash {"command":"mkdir c"}]]',
+  );
   const watcher = watch(person, sessionId);
   const first = await watcher.untilKind("toolApprovalRequest");
-  const { pattern } = await person.channel.answerApproval({ sessionId, toolUseId: first.toolUseId, approved: true, approvalScope: ApprovalScope.SESSION });
+  const { pattern } = await person.channel.answerApproval({
+    sessionId,
+    toolUseId: first.toolUseId,
+    approved: true,
+    approvalScope: ApprovalScope.SESSION,
+  });
   expect(pattern).toBe("Bash(touch:*)");
   const second = await watcher.untilKind("toolApprovalRequest", ({ toolUseId }) => toolUseId !== first.toolUseId);
   expect(second.toolInput).toMatchObject({ command: "mkdir c" });
@@ -122,7 +129,9 @@ test("three asked at once survive everybody leaving and the server being killed;
   const { approvals } = await person.channel.listPending({ sessionId });
   expect(approvals.map(({ toolInput }) => toolInput?.["command"]).sort()).toEqual(["date", "uname", "whoami"]);
   const answers = await Promise.allSettled(
-    approvals.flatMap(({ toolUseId }) => [true, false].map((approved) => person.channel.answerApproval({ sessionId, toolUseId, approved }))),
+    approvals.flatMap(({ toolUseId }) =>
+      [true, false].map((approved) => person.channel.answerApproval({ sessionId, toolUseId, approved })),
+    ),
   );
   expect(answers.filter(({ status }) => status === "fulfilled")).toHaveLength(3);
   const again = watch(person, sessionId);

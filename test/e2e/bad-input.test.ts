@@ -1,13 +1,12 @@
 import { createHmac } from "node:crypto";
-import { toBinary, create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { sql } from "kysely";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ChannelService } from "../../gen/carrel/v1/channel_service_pb.ts";
+import { ChannelService, SendPromptRequestSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { CredentialService } from "../../gen/carrel/v1/credential_service_pb.ts";
 import { ErrorReasonSchema } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { RegistrationService } from "../../gen/carrel/v1/registration_service_pb.ts";
 import { CreateSessionRequestSchema, SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
-import { SendPromptRequestSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
 import type { App } from "../../server/app.ts";
 import { openLocalIssuer } from "../../server/identity/local-issuer.ts";
 import { plainRequest } from "../contract/protocols-client.ts";
@@ -26,7 +25,12 @@ let before: Record<string, string>;
 
 beforeAll(async () => {
   // A session that lives, and whose row does not move by itself while nothing is asked of it.
-  installation = await createInstallation({ ...unlimited, CARREL_STANDBY_SANDBOXES: "0", CARREL_HEARTBEAT_MS: "600000", CARREL_HEARTBEAT_STALE_MS: "3600000" });
+  installation = await createInstallation({
+    ...unlimited,
+    CARREL_STANDBY_SANDBOXES: "0",
+    CARREL_HEARTBEAT_MS: "600000",
+    CARREL_HEARTBEAT_STALE_MS: "3600000",
+  });
   app = await startApp(installation);
   person = await signUp(installation, app.url, "bad@example.com");
   sessionId = await openSession(person, { initialPrompt: "[[text hello]]" });
@@ -48,7 +52,10 @@ async function fingerprints(): Promise<Record<string, string>> {
   const { rows } = await sql<{ name: string }>`select tablename as name from pg_tables where schemaname = 'public' order by 1`.execute(db);
   const entries = await Promise.all(
     rows.map(async ({ name }) => {
-      const { rows: hashes } = await sql<{ n: number; hash: string | null }>`select count(*)::int as n, md5(string_agg(t::text, '|' order by t::text)) as hash from ${sql.id(name)} t`.execute(db);
+      const { rows: hashes } = await sql<{
+        n: number;
+        hash: string | null;
+      }>`select count(*)::int as n, md5(string_agg(t::text, '|' order by t::text)) as hash from ${sql.id(name)} t`.execute(db);
       return [name, `${hashes[0]!.n} ${hashes[0]!.hash}`] as const;
     }),
   );
@@ -56,14 +63,30 @@ async function fingerprints(): Promise<Record<string, string>> {
 }
 
 const words = new Set(ErrorReasonSchema.values.map(({ name }) => name.replace("ERROR_REASON_", "").toLowerCase()));
-const codes = new Set(["invalid_argument", "unauthenticated", "permission_denied", "not_found", "already_exists", "failed_precondition", "resource_exhausted", "unimplemented", "out_of_range"]);
+const codes = new Set([
+  "invalid_argument",
+  "unauthenticated",
+  "permission_denied",
+  "not_found",
+  "already_exists",
+  "failed_precondition",
+  "resource_exhausted",
+  "unimplemented",
+  "out_of_range",
+]);
 
 const long = (length: number) => "x".repeat(length);
 const absent = `ses_${"0".repeat(32)}`;
 const one = () => `/v1/sessions/${sessionId}`;
 
 type Rest = [method: string, path: () => string, body: string | Buffer | object | undefined, status: number, error: string];
-const post = (path: () => string, body: string | Buffer | object, status: number, error: string): Rest => ["POST", path, body, status, error];
+const post = (path: () => string, body: string | Buffer | object, status: number, error: string): Rest => [
+  "POST",
+  path,
+  body,
+  status,
+  error,
+];
 const sessions = () => "/v1/sessions";
 const prompts = () => `${one()}/prompts`;
 
@@ -71,7 +94,7 @@ const rest: Record<string, Rest> = {
   "JSON that ends early": post(sessions, '{"name":"x"', 400, "malformed_body"),
   "JSON with something after it": post(sessions, '{"name":"x"} {}', 400, "malformed_body"),
   "a comment in JSON": post(sessions, '{/* */"name":"x"}', 400, "malformed_body"),
-  "NaN": post(prompts, '{"text":NaN}', 400, "malformed_body"),
+  NaN: post(prompts, '{"text":NaN}', 400, "malformed_body"),
   "a byte order mark in another encoding": post(sessions, Buffer.from('\ufeff{"name":"x"}', "utf16le"), 400, "malformed_body"),
   "bytes that are no text": post(prompts, Buffer.from([0x7b, 0x22, 0xc3, 0x28, 0x22, 0x7d]), 400, "malformed_body"),
   "a list where an object belongs": post(sessions, [], 400, "malformed_body"),
@@ -81,7 +104,12 @@ const rest: Record<string, Rest> = {
   "an unknown enum word": post(sessions, { permission_mode: "root" }, 400, "invalid_argument"),
   "an enum word in capitals": post(sessions, { permission_mode: "PLAN" }, 400, "invalid_argument"),
   "an enum as a number": post(sessions, { permission_mode: 99 }, 400, "invalid_argument"),
-  "a field that belongs to the server": post(sessions, { name: "x", owner_id: "someone", state: "ended", cost_usd: 0 }, 400, "unknown_field"),
+  "a field that belongs to the server": post(
+    sessions,
+    { name: "x", owner_id: "someone", state: "ended", cost_usd: 0 },
+    400,
+    "unknown_field",
+  ),
   "a NUL in a name": post(sessions, { name: "a\0b" }, 400, "invalid_argument"),
   "a NUL in a pattern": post(sessions, { allowed_tools: ["Read\0"] }, 400, "invalid_argument"),
   "a NUL in a request_id": post(prompts, { text: "x", request_id: "a\0" }, 400, "invalid_argument"),
@@ -116,7 +144,12 @@ const rest: Record<string, Rest> = {
   "an unknown status word": ["GET", () => "/v1/sessions?status=dormant-ish", undefined, 400, "invalid_argument"],
   "an answer to nothing": post(() => `${one()}/approvals/toolu_none`, { approved: true }, 404, "not_found"),
   "an answer with a space in its id": post(() => `${one()}/approvals/a%20b`, { approved: true }, 400, "invalid_argument"),
-  "an answer with an unknown scope": post(() => `${one()}/approvals/toolu_x`, { approved: true, approval_scope: "forever" }, 400, "invalid_argument"),
+  "an answer with an unknown scope": post(
+    () => `${one()}/approvals/toolu_x`,
+    { approved: true, approval_scope: "forever" },
+    400,
+    "invalid_argument",
+  ),
   "answers to nothing": post(() => `${one()}/questions/toolu_none`, { answers: { a: "b" } }, 404, "not_found"),
   "no answers": post(() => `${one()}/questions/toolu_none`, { answers: {} }, 400, "invalid_argument"),
   "the deletion of a living session's record": ["DELETE", () => `${one()}/record`, undefined, 409, "session_not_ended"],
@@ -163,16 +196,22 @@ const rpc: Record<string, () => Rpc> = {
   "a negative number": () => json("ChannelService/ListEvents", { sessionId, afterSeq: -1 }),
   "bytes that are no message": () => proto(createPath, Uint8Array.of(0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f)),
   "a text that is not UTF-8": () => proto(createPath, Uint8Array.of(0x0a, 0x02, 0xc3, 0x28)),
-  "a message cut short": () => proto(sendPath, toBinary(SendPromptRequestSchema, create(SendPromptRequestSchema, { sessionId, text: "hello" })).slice(0, -2)),
+  "a message cut short": () =>
+    proto(sendPath, toBinary(SendPromptRequestSchema, create(SendPromptRequestSchema, { sessionId, text: "hello" })).slice(0, -2)),
   "a group that never ends": () => proto(createPath, Uint8Array.of(0x0b, 0x0b, 0x0b)),
-  "a NUL in a binary name": () => proto(createPath, toBinary(CreateSessionRequestSchema, create(CreateSessionRequestSchema, { name: "a\0" }))),
+  "a NUL in a binary name": () =>
+    proto(createPath, toBinary(CreateSessionRequestSchema, create(CreateSessionRequestSchema, { name: "a\0" }))),
   "an enum number out of range in binary": () => proto(createPath, Uint8Array.of(0x20, 0x63)),
   "field number zero": () => proto(createPath, Uint8Array.of(0x02, 0x01, 0x41)),
 };
 
 async function callRpc([path, type, body]: Rpc, token = person.token) {
   const bytes = typeof body === "string" || Buffer.isBuffer(body) ? body : JSON.stringify(body);
-  const answer = await plainRequest("http2", `${app.url}/carrel.v1.${path}`, { method: "POST", headers: { authorization: `Bearer ${token}`, "content-type": type }, body: bytes });
+  const answer = await plainRequest("http2", `${app.url}/carrel.v1.${path}`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${token}`, "content-type": type },
+    body: bytes,
+  });
   return { status: answer.status, text: answer.text };
 }
 
@@ -231,17 +270,27 @@ test("random bytes, random JSON and random messages on every method are never an
   const services = [RegistrationService, CredentialService, SessionService, ChannelService];
   for (const service of services) {
     for (const method of service.methods) {
-
       for (let round = 0; round < 12; round += 1) {
         const fields = Object.fromEntries(method.input.fields.map(({ jsonName }) => [jsonName, values[random(values.length)]]));
         if ("sessionId" in fields && random(2) === 0) fields["sessionId"] = absent;
-        const body = round % 3 === 0 ? Buffer.from(Array.from({ length: random(60) + 1 }, () => random(256))) : round % 3 === 1 ? JSON.stringify(fields) : Buffer.from(JSON.stringify(fields)).subarray(0, random(40) + 1);
-        const type = method.methodKind === "unary" ? (round % 2 === 0 ? "application/json" : "application/proto") : "application/connect+json";
+        const body =
+          round % 3 === 0
+            ? Buffer.from(Array.from({ length: random(60) + 1 }, () => random(256)))
+            : round % 3 === 1
+              ? JSON.stringify(fields)
+              : Buffer.from(JSON.stringify(fields)).subarray(0, random(40) + 1);
+        const type =
+          method.methodKind === "unary" ? (round % 2 === 0 ? "application/json" : "application/proto") : "application/connect+json";
         // Without a token nothing can happen, with one everything is read: both ways, but no method that succeeds on emptiness.
         const harmful = method.name === "Register" || method.name === "CreateSession" || method.name === "DeleteCredential";
         const { status, text } = await callRpc([`${service.name}/${method.name}`, type, body], harmful ? "none" : person.token);
         statuses.set(status, (statuses.get(status) ?? 0) + 1);
-        expect([method.name, status < 500, text.includes('"internal"'), text.includes('"unknown"')]).toEqual([method.name, true, false, false]);
+        expect([method.name, status < 500, text.includes('"internal"'), text.includes('"unknown"')]).toEqual([
+          method.name,
+          true,
+          false,
+          false,
+        ]);
       }
     }
   }

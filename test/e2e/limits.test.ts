@@ -48,7 +48,11 @@ async function call(method: string, path: string, body: unknown = {}, index = 0)
   const app = apps[index % 2]!;
   const headers = { authorization: `Bearer ${await tokenFor(app)}`, "content-type": "application/json" };
   const response = await fetch(`${app.url}${path}`, { method, headers, ...(method === "POST" ? { body: JSON.stringify(body) } : {}) });
-  return { status: response.status, retryAfter: Number(response.headers.get("retry-after")), body: (await response.json()) as Answer["body"] };
+  return {
+    status: response.status,
+    retryAfter: Number(response.headers.get("retry-after")),
+    body: (await response.json()) as Answer["body"],
+  };
 }
 
 function expectTooMany({ status, retryAfter, body }: Answer): void {

@@ -4,7 +4,7 @@ import { sql } from "kysely";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { connectDatabase, type DatabaseConnection } from "../../server/db/connect.ts";
 import { createInstallation, type Installation, plantedKey } from "../support/carrel.ts";
-import { keepServer, type Keeper } from "../support/keeper.ts";
+import { type Keeper, keepServer } from "../support/keeper.ts";
 import { type Person, signUp } from "../support/person.ts";
 import { findBelow, findIn } from "../support/plaintext.ts";
 import { silentLog } from "../support/postgres-server.ts";
@@ -32,7 +32,11 @@ beforeAll(async () => {
   installation = await createInstallation({ ...unlimited, DATABASE_URL: "", CARREL_LOG_LEVEL: "debug" });
   keeper = await keepServer(installation);
   person = await signUp(installation, keeper.url, "plain@example.com");
-  database = connectDatabase({ connection: { host: join(placesOf(installation).run, "pg"), port: 5432, user: "carrel", database: "carrel" }, poolSize: 1, log: silentLog() });
+  database = connectDatabase({
+    connection: { host: join(placesOf(installation).run, "pg"), port: 5432, user: "carrel", database: "carrel" },
+    poolSize: 1,
+    log: silentLog(),
+  });
 });
 afterAll(async () => {
   await database?.close();
@@ -43,7 +47,11 @@ afterAll(async () => {
 
 /** Every row of every table, as text and as the bytes in it. */
 async function dump(): Promise<Buffer> {
-  const { rows: tables } = await sql<{ name: string }>`select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname not in ('pg_catalog', 'information_schema')`.execute(database.db);
+  const { rows: tables } = await sql<{
+    name: string;
+  }>`select format('%I.%I', schemaname, tablename) as name from pg_tables where schemaname not in ('pg_catalog', 'information_schema')`.execute(
+    database.db,
+  );
   expect(tables.length).toBeGreaterThan(8);
   const parts: Buffer[] = [];
   for (const { name } of tables) {
@@ -62,7 +70,10 @@ test("no key, prompt, answer or token is readable in the database, its files, th
   const watcher = watch(person, sessionId);
   await watcher.untilKind("result");
   const command = `echo answer-$((41*271))-kx83-saffron`;
-  await person.channel.sendPrompt({ sessionId, text: `[[tool Bash {"command":"${command}"}]] [[tool Bash {"command":"echo never"}]] [[text I saw {{tool_result}}]] ${marks.prompt}` });
+  await person.channel.sendPrompt({
+    sessionId,
+    text: `[[tool Bash {"command":"${command}"}]] [[tool Bash {"command":"echo never"}]] [[text I saw {{tool_result}}]] ${marks.prompt}`,
+  });
   const first = await watcher.untilKind("toolApprovalRequest");
   await person.channel.answerApproval({ sessionId, toolUseId: first.toolUseId, approved: true });
   const second = await watcher.untilKind("toolApprovalRequest", ({ toolUseId }) => toolUseId !== first.toolUseId);
@@ -71,7 +82,10 @@ test("no key, prompt, answer or token is readable in the database, its files, th
   await watcher.untilKind("result", () => true, 20_000, watcher.events.findIndex(({ payload }) => payload?.kind.case === "result") + 1);
   expect(JSON.stringify(ofKind(watcher.events, "toolResult").map(({ content }) => content))).toContain(marks.answer);
 
-  const environment = readFileSync(`/proc/${await processOf({ ...installation, database: { ...installation.database, db: database.db } }, sessionId, "claude")}/environ`, "latin1");
+  const environment = readFileSync(
+    `/proc/${await processOf({ ...installation, database: { ...installation.database, db: database.db } }, sessionId, "claude")}/environ`,
+    "latin1",
+  );
   const phantom = /ANTHROPIC_API_KEY=([^\0]+)/.exec(environment)![1]!;
   const all = { ...marks, phantom, token: person.token.slice(-60) };
   const { data, run } = placesOf(installation);

@@ -1,9 +1,10 @@
 /** What a profile says is what a session does. */
-import { afterAll, beforeAll, expect, test } from "vitest";
+
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
-import { ProfileService } from "../../gen/carrel/v1/profile_service_pb.ts";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { McpTransport } from "../../gen/carrel/v1/mcp_server_pb.ts";
+import { ProfileService } from "../../gen/carrel/v1/profile_service_pb.ts";
 import { EndReason, PermissionMode } from "../../gen/carrel/v1/session_pb.ts";
 import type { App } from "../../server/app.ts";
 import { createInstallation, type Installation, startApp } from "../support/carrel.ts";
@@ -31,29 +32,46 @@ test("a new person has two profiles, and a session is pinned to the default one"
   const transport = createConnectTransport({
     baseUrl: app.url,
     httpVersion: "2",
-    interceptors: [(next) => (request) => { request.header.set("authorization", `Bearer ${person.token}`); return next(request); }],
+    interceptors: [
+      (next) => (request) => {
+        request.header.set("authorization", `Bearer ${person.token}`);
+        return next(request);
+      },
+    ],
   });
   const { profiles } = await createClient(ProfileService, transport).listProfiles({});
-  expect(profiles.map(({ name, isDefault }) => [name, isDefault])).toEqual([["Default", true], ["Full Permissions", false]]);
+  expect(profiles.map(({ name, isDefault }) => [name, isDefault])).toEqual([
+    ["Default", true],
+    ["Full Permissions", false],
+  ]);
   const { session } = await person.sessions.createSession({});
   expect(session).toMatchObject({ profileId: profiles[0]!.id, allowedTools: expect.arrayContaining(["Read", "Bash(ls:*)"]) as string[] });
   await person.sessions.terminateSession({ sessionId: session!.id });
 });
 
 test("an allowed command runs without asking, another one asks, and a denied one is refused whatever the mode", async () => {
-  const { session } = await person.sessions.createSession({ deniedTools: ["Bash(rm:*)"], initialPrompt: '[[tool Bash {"command":"ls -la"}]] [[tool Bash {"command":"echo hi && rm -rf x"}]] [[tool Bash {"command":"touch y"}]]' });
+  const { session } = await person.sessions.createSession({
+    deniedTools: ["Bash(rm:*)"],
+    initialPrompt: '[[tool Bash {"command":"ls -la"}]] [[tool Bash {"command":"echo hi && rm -rf x"}]] [[tool Bash {"command":"touch y"}]]',
+  });
   const watcher = watch(person, session!.id);
   const asked = await watcher.untilKind("toolApprovalRequest");
   expect(asked.toolInput).toMatchObject({ command: "touch y" });
   const results = watcher.events.flatMap(({ payload }) => (payload?.kind.case === "toolResult" ? [payload.kind.value] : []));
   expect(results.map(({ isError }) => isError)).toEqual([false, true]);
-  expect(watcher.events.some(({ payload }) => payload?.kind.case === "system" && payload.kind.value.subtype === "permission_denied")).toBe(true);
+  expect(watcher.events.some(({ payload }) => payload?.kind.case === "system" && payload.kind.value.subtype === "permission_denied")).toBe(
+    true,
+  );
   await person.sessions.terminateSession({ sessionId: session!.id });
   await watcher.ended();
 });
 
 test("the agent has the environment that the session was given, and people see only its names", async () => {
-  const { session } = await person.sessions.createSession({ ...bypass, environment: { PROJECT_COLOUR: "vermilion-77" }, initialPrompt: '[[tool Bash {"command":"echo colour=$PROJECT_COLOUR"}]]' });
+  const { session } = await person.sessions.createSession({
+    ...bypass,
+    environment: { PROJECT_COLOUR: "vermilion-77" },
+    initialPrompt: '[[tool Bash {"command":"echo colour=$PROJECT_COLOUR"}]]',
+  });
   expect(session?.environment).toEqual({ PROJECT_COLOUR: "" });
   const watcher = watch(person, session!.id);
   const result = await watcher.untilKind("toolResult");
@@ -63,7 +81,9 @@ test("the agent has the environment that the session was given, and people see o
 });
 
 test("a dangerous variable is refused by its name", async () => {
-  await expect(person.sessions.createSession({ environment: { NODE_OPTIONS: "--require=/workspace/x.js" } })).rejects.toThrow(/NODE_OPTIONS/);
+  await expect(person.sessions.createSession({ environment: { NODE_OPTIONS: "--require=/workspace/x.js" } })).rejects.toThrow(
+    /NODE_OPTIONS/,
+  );
 });
 
 test("a tool of an MCP server in the sandbox asks by its mangled name and then runs", async () => {
@@ -97,11 +117,16 @@ test("a one-shot session ends as completed after its task", async () => {
 });
 
 test("a session ends at its turns and at its budget, with a visible word and the cause", async () => {
-  for (const [cap, subtype] of [[{ maxTurns: 2 }, "max_turns_reached"], [{ maxBudgetUsd: 0.000001 }, "budget_exceeded"]] as const) {
+  for (const [cap, subtype] of [
+    [{ maxTurns: 2 }, "max_turns_reached"],
+    [{ maxBudgetUsd: 0.000001 }, "budget_exceeded"],
+  ] as const) {
     const { session } = await person.sessions.createSession({ ...bypass, ...cap, initialPrompt: '[[tool Bash {"command":"true"} x5]]' });
     const watcher = watch(person, session!.id);
     expect((await watcher.untilKind("sessionEnd")).reason).toBe(EndReason.COMPLETED);
-    expect(watcher.events.filter(({ payload }) => payload?.kind.case === "system" && payload.kind.value.subtype === subtype)).toHaveLength(1);
+    expect(watcher.events.filter(({ payload }) => payload?.kind.case === "system" && payload.kind.value.subtype === subtype)).toHaveLength(
+      1,
+    );
     const { session: ended } = await person.sessions.getSession({ sessionId: session!.id });
     expect(ended?.errorMessage).toMatch(/the session has/);
     await watcher.ended();

@@ -30,20 +30,43 @@ afterAll(async () => {
 /** Plain `curl` on the REST paths. */
 async function curl(method: string, path: string, body?: unknown): Promise<{ status: number; body: Record<string, unknown> }> {
   const data = body === undefined ? [] : ["-H", "content-type: application/json", "-d", JSON.stringify(body)];
-  const { stdout } = await run("curl", ["-sS", "-m", "20", "-X", method, "-H", `authorization: Bearer ${token}`, "-w", "\n%{http_code}", ...data, app.url + path]);
+  const { stdout } = await run("curl", [
+    "-sS",
+    "-m",
+    "20",
+    "-X",
+    method,
+    "-H",
+    `authorization: Bearer ${token}`,
+    "-w",
+    "\n%{http_code}",
+    ...data,
+    app.url + path,
+  ]);
   const cut = stdout.lastIndexOf("\n");
   return { status: Number(stdout.slice(cut + 1)), body: JSON.parse(stdout.slice(0, cut)) as Record<string, unknown> };
 }
 
 /** `buf curl`, which knows nothing of the contract but what reflection tells it. */
 async function bufCurl(method: string, data: unknown): Promise<Record<string, unknown>> {
-  const arguments_ = ["curl", "--http2-prior-knowledge", "--protocol", "grpc", "-H", `Authorization: Bearer ${token}`, "-d", JSON.stringify(data)];
+  const arguments_ = [
+    "curl",
+    "--http2-prior-knowledge",
+    "--protocol",
+    "grpc",
+    "-H",
+    `Authorization: Bearer ${token}`,
+    "-d",
+    JSON.stringify(data),
+  ];
   const { stdout } = await run(buf, [...arguments_, `${app.url}/carrel.v1.${method}`]);
   return JSON.parse(stdout) as Record<string, unknown>;
 }
 
 async function settled(sessionId: string, turns: number): Promise<void> {
-  await expect.poll(async () => (await curl("GET", `/v1/sessions/${sessionId}`)).body["session"], { timeout: 20_000 }).toMatchObject({ num_turns: turns, user_state: "waiting" });
+  await expect
+    .poll(async () => (await curl("GET", `/v1/sessions/${sessionId}`)).body["session"], { timeout: 20_000 })
+    .toMatchObject({ num_turns: turns, user_state: "waiting" });
 }
 
 test("one session is driven by gRPC, Connect, buf curl, curl, WebSocket and a browser's fetch", async () => {
@@ -58,15 +81,23 @@ test("one session is driven by gRPC, Connect, buf curl, curl, WebSocket and a br
   await connect.channel.sendPrompt({ sessionId, text: "by Connect" });
   await settled(sessionId, 2);
 
-  expect(await bufCurl("ChannelService/SendPrompt", { sessionId, text: "by buf curl" })).toMatchObject({ seq: expect.any(Number) as number });
+  expect(await bufCurl("ChannelService/SendPrompt", { sessionId, text: "by buf curl" })).toMatchObject({
+    seq: expect.any(Number) as number,
+  });
   await settled(sessionId, 3);
   expect(await bufCurl("SessionService/GetSession", { sessionId })).toMatchObject({ session: { name: "every surface", numTurns: 3 } });
 
-  const byCurl = await curl("POST", `/v1/sessions/${sessionId}/prompts`, { text: 'by curl [[tool Bash {"command":"echo asked-by-curl"}]]' });
+  const byCurl = await curl("POST", `/v1/sessions/${sessionId}/prompts`, {
+    text: 'by curl [[tool Bash {"command":"echo asked-by-curl"}]]',
+  });
   expect(byCurl).toMatchObject({ status: 200, body: { queued: false } });
-  await expect.poll(async () => (await curl("GET", `/v1/sessions/${sessionId}/pending`)).body["approvals"], { timeout: 20_000 }).toHaveLength(1);
+  await expect
+    .poll(async () => (await curl("GET", `/v1/sessions/${sessionId}/pending`)).body["approvals"], { timeout: 20_000 })
+    .toHaveLength(1);
   const [approval] = (await curl("GET", `/v1/sessions/${sessionId}/pending`)).body["approvals"] as [{ tool_use_id: string }];
-  expect(await curl("POST", `/v1/sessions/${sessionId}/approvals/${approval.tool_use_id}`, { approved: true })).toMatchObject({ status: 200 });
+  expect(await curl("POST", `/v1/sessions/${sessionId}/approvals/${approval.tool_use_id}`, { approved: true })).toMatchObject({
+    status: 200,
+  });
   await settled(sessionId, 4);
 
   const socket = new WsClient(`${app.url.replace("http", "ws")}/v1/sessions/${sessionId}/ws?token=${token}`);
@@ -80,7 +111,12 @@ test("one session is driven by gRPC, Connect, buf curl, curl, WebSocket and a br
 
   const browser = await fetch(`${app.url}/carrel.v1.ChannelService/SendPrompt`, {
     method: "POST",
-    headers: { origin: allowedOrigin, authorization: `Bearer ${token}`, "content-type": "application/json", "connect-protocol-version": "1" },
+    headers: {
+      origin: allowedOrigin,
+      authorization: `Bearer ${token}`,
+      "content-type": "application/json",
+      "connect-protocol-version": "1",
+    },
     body: JSON.stringify({ sessionId, text: "by fetch" }),
   });
   expect([browser.status, browser.headers.get("access-control-allow-origin")]).toEqual([200, allowedOrigin]);
@@ -105,7 +141,9 @@ test("a browser's preflight is answered for an allowed origin and refused for an
   expect(allowed.headers.get("access-control-allow-headers")?.toLowerCase()).toContain("authorization");
   const refused = await preflight("https://elsewhere.example");
   expect([refused.status, refused.headers.get("access-control-allow-origin")]).toEqual([403, null]);
-  const socket = new WsClient(`${app.url.replace("http", "ws")}/v1/sessions/ses_${"0".repeat(32)}/ws`, { origin: "https://elsewhere.example" });
+  const socket = new WsClient(`${app.url.replace("http", "ws")}/v1/sessions/ses_${"0".repeat(32)}/ws`, {
+    origin: "https://elsewhere.example",
+  });
   const [, answer] = (await once(socket, "unexpected-response")) as [unknown, { statusCode: number }];
   expect(answer.statusCode).toBe(403);
 });

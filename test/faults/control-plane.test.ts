@@ -2,12 +2,12 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { EndReason } from "../../gen/carrel/v1/session_pb.ts";
 import { createInstallation, type Installation } from "../support/carrel.ts";
-import { keepServer, type Keeper } from "../support/keeper.ts";
+import { type Keeper, keepServer } from "../support/keeper.ts";
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
 import { destroySandboxes, isRunning, processOf } from "../support/sandboxes.ts";
 import { unlimited } from "../support/unlimited.ts";
-import { ofKind, watch, type Watcher } from "../support/watcher.ts";
+import { ofKind, type Watcher, watch } from "../support/watcher.ts";
 
 let installation: Installation;
 let keeper: Keeper;
@@ -56,7 +56,11 @@ for (const signal of ["SIGKILL", "SIGTERM"] as const) {
     test("in the middle of a streaming turn with a tool running: the sandbox lives on and the turn completes", async () => {
       const sessionId = await openSession(person);
       watcher = watch(person, sessionId, { includeDeltas: true });
-      await person.channel.sendPrompt({ sessionId, requestId: `${sessionId}-1`, text: '[[text Start.]] [[tool Bash {"command":"sleep 1.5; echo tool-went-on"}]] [[slow 60 tokens 20ms]] [[text after]]' });
+      await person.channel.sendPrompt({
+        sessionId,
+        requestId: `${sessionId}-1`,
+        text: '[[text Start.]] [[tool Bash {"command":"sleep 1.5; echo tool-went-on"}]] [[slow 60 tokens 20ms]] [[text after]]',
+      });
       await watcher.untilKind("toolUse");
       const runner = await processOf(installation, sessionId, "runner");
       await sleep(200);
@@ -87,7 +91,11 @@ for (const signal of ["SIGKILL", "SIGTERM"] as const) {
     test("while an approval waits: it can be answered afterwards, and the agent obeys", async () => {
       const sessionId = await openSession(person, { asking: true });
       watcher = watch(person, sessionId);
-      await person.channel.sendPrompt({ sessionId, requestId: `${sessionId}-1`, text: '[[tool Bash {"command":"echo approved-later > f; cat f"}]]' });
+      await person.channel.sendPrompt({
+        sessionId,
+        requestId: `${sessionId}-1`,
+        text: '[[tool Bash {"command":"echo approved-later > f; cat f"}]]',
+      });
       const { toolUseId } = await watcher.untilKind("toolApprovalRequest");
       await keeper.restart(signal);
       expect((await repeated(() => person.channel.listPending({ sessionId }))).approvals.map((one) => one.toolUseId)).toEqual([toolUseId]);
@@ -125,7 +133,9 @@ for (const signal of ["SIGKILL", "SIGTERM"] as const) {
       await sleep(signal === "SIGKILL" ? 15 : 40);
       await keeper.restart(signal);
       await made;
-      const { session } = await repeated(() => person.sessions.createSession({ initialPrompt: "[[text born]]", requestId: `create-${signal}` }));
+      const { session } = await repeated(() =>
+        person.sessions.createSession({ initialPrompt: "[[text born]]", requestId: `create-${signal}` }),
+      );
       const sessionId = session!.id;
       watcher = watch(person, sessionId);
       await watcher.untilKind("result", () => true, 30_000);

@@ -1,12 +1,12 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import { connectDatabase, type DatabaseConnection } from "../../server/db/connect.ts";
 import { findPostmaster } from "../../server/db/embedded-process.ts";
 import { createInstallation, type Installation } from "../support/carrel.ts";
-import { keepServer, type Keeper } from "../support/keeper.ts";
+import { type Keeper, keepServer } from "../support/keeper.ts";
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
 import { silentLog } from "../support/postgres-server.ts";
@@ -24,7 +24,11 @@ beforeAll(async () => {
   keeper = await keepServer(installation);
   person = await signUp(installation, keeper.url, "postgres@example.com");
   const socketDirectory = join(placesOf(installation).run, "pg");
-  database = connectDatabase({ connection: { host: socketDirectory, port: 5432, user: "carrel", database: "carrel" }, poolSize: 2, log: silentLog() });
+  database = connectDatabase({
+    connection: { host: socketDirectory, port: 5432, user: "carrel", database: "carrel" },
+    poolSize: 2,
+    log: silentLog(),
+  });
 });
 afterAll(async () => {
   await database?.close();
@@ -49,7 +53,11 @@ async function ask(path: string, body?: object): Promise<{ status: number; error
 test("Postgres killed in the middle of a streaming turn comes back by itself, and the turn is complete in the log", async () => {
   const sessionId = await openSession(person);
   const watcher = watch(person, sessionId);
-  await person.channel.sendPrompt({ sessionId, requestId: "p1", text: '[[text Start.]] [[tool Bash {"command":"sleep 1; echo tool-went-on"}]] [[slow 60 tokens 30ms]]' });
+  await person.channel.sendPrompt({
+    sessionId,
+    requestId: "p1",
+    text: '[[text Start.]] [[tool Bash {"command":"sleep 1; echo tool-went-on"}]] [[slow 60 tokens 30ms]]',
+  });
   await watcher.untilKind("toolUse");
   // Somebody keeps asking all the while, on both kinds of surface.
   const answers: { status: number; error: string }[] = [];
@@ -58,7 +66,8 @@ test("Postgres killed in the middle of a streaming turn comes back by itself, an
   const asked = (async () => {
     for (let round = 0; asking; round += 1) {
       answers.push(await ask(`/v1/sessions/${sessionId}`), await ask("/v1/sessions"));
-      if (round % 3 === 0) answers.push(await ask("/readyz"), await ask(`/v1/sessions/${sessionId}/prompts`, { text: "[[text again]]", request_id: "p2" }));
+      if (round % 3 === 0)
+        answers.push(await ask("/readyz"), await ask(`/v1/sessions/${sessionId}/prompts`, { text: "[[text again]]", request_id: "p2" }));
       await person.channel.listEvents({ sessionId }).catch((error: unknown) => {
         const refusal = ConnectError.from(error);
         codes.push({ code: refusal.code, reason: refusal.findDetails(ErrorInfoSchema)[0]?.reason });
@@ -76,27 +85,38 @@ test("Postgres killed in the middle of a streaming turn comes back by itself, an
   await asked;
 
   expect(postmaster()).not.toBe(killed);
-  expect(ofKind(watcher.events, "result").map(({ success, subtype, summary }) => success || `${subtype}: ${summary}`)).toEqual([true, true]);
+  expect(ofKind(watcher.events, "result").map(({ success, subtype, summary }) => success || `${subtype}: ${summary}`)).toEqual([
+    true,
+    true,
+  ]);
   expect(JSON.stringify(ofKind(watcher.events, "toolResult")[0]?.content)).toContain("tool-went-on");
   expect(await processOf({ ...installation, database: { ...installation.database, db: database.db } }, sessionId, "runner")).toBe(runner);
   // The outage was seen, and only as what it was.
   const failures = answers.filter(({ status }) => status >= 400);
   expect(failures.length).toBeGreaterThan(0);
-  expect([...new Set(failures.map(({ status, error }) => `${status} ${error}`))].toSorted()).toEqual(expect.arrayContaining(["503 unavailable"]));
+  expect([...new Set(failures.map(({ status, error }) => `${status} ${error}`))].toSorted()).toEqual(
+    expect.arrayContaining(["503 unavailable"]),
+  );
   expect(failures.filter(({ status, error }) => !(status === 503 && (error === "unavailable" || error === "")))).toEqual([]);
   expect(codes.length).toBeGreaterThan(0);
   expect(codes.filter(({ code, reason }) => code !== Code.Unavailable || reason !== "UNAVAILABLE")).toEqual([]);
   expect(watcher.breaks.every((code) => code === Code.Unavailable)).toBe(true);
 
   // Every answer of the model was paid for once, whatever happened to the statement that booked it.
-  const answered = installation.model.requests().filter(({ path, end, status }) => path.startsWith("/v1/messages") && !path.includes("count_tokens") && end === "complete" && status === 200);
+  const answered = installation.model
+    .requests()
+    .filter(
+      ({ path, end, status }) => path.startsWith("/v1/messages") && !path.includes("count_tokens") && end === "complete" && status === 200,
+    );
   const booked = ofKind(watcher.events, "usageDelta").length;
   expect(booked).toBe(answered.length);
   await person.sessions.terminateSession({ sessionId });
   await watcher.ended();
   const { events } = await checkLog(database.db, person, sessionId, ["p1", "p2"]);
   expect(watcher.events).toEqual(events);
-  console.info(`Postgres killed: turn complete after ${Math.round(recovered)} ms; ${failures.length} of ${answers.length} REST calls and ${codes.length} RPCs refused, all as unavailable`);
+  console.info(
+    `Postgres killed: turn complete after ${Math.round(recovered)} ms; ${failures.length} of ${answers.length} REST calls and ${codes.length} RPCs refused, all as unavailable`,
+  );
 }, 90_000);
 
 test("Postgres killed again and again: nothing that was acknowledged is lost", async () => {
@@ -106,7 +126,9 @@ test("Postgres killed again and again: nothing that was acknowledged is lost", a
   for (let kills = 0; kills < 3; kills += 1) {
     const requestId = `again-${kills}`;
     prompts.push(requestId);
-    await repeated(() => person.channel.sendPrompt({ sessionId, requestId, text: `[[tool Bash {"command":"echo ${kills}"}]] [[slow 10 tokens 10ms]]` }));
+    await repeated(() =>
+      person.channel.sendPrompt({ sessionId, requestId, text: `[[tool Bash {"command":"echo ${kills}"}]] [[slow 10 tokens 10ms]]` }),
+    );
     await sleep(Math.random() * 300);
     process.kill(postmaster()!, "SIGKILL");
     await watcher.until(() => ofKind(watcher.events, "result").length === kills + 1, 40_000);

@@ -7,7 +7,7 @@ import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
 import { destroySandboxes, firstProcesses, isRunning, processesOf, processOf, signalFamily } from "../support/sandboxes.ts";
 import { unlimited } from "../support/unlimited.ts";
-import { ofKind, watch, type Watcher } from "../support/watcher.ts";
+import { ofKind, type Watcher, watch } from "../support/watcher.ts";
 
 const staleMs = 3_000;
 const idle = 4;
@@ -107,7 +107,10 @@ test("a runner killed before anything of the turn had happened: the prompt is re
   // At once when the model is asked: a heartbeat later the runner would have said that it has the prompt.
   while (installation.model.requests().length === asked) await sleep(5);
   await kill(sessionId, "runner");
-  await watcher.until((event) => event.payload?.kind.case === "result" && event.turn !== watcher.events[0]?.turn && ofKind(watcher.events, "result").length === 2);
+  await watcher.until(
+    (event) =>
+      event.payload?.kind.case === "result" && event.turn !== watcher.events[0]?.turn && ofKind(watcher.events, "result").length === 2,
+  );
   expect(notices()).toEqual([]);
   // A second run of the prompt would answer within this time.
   await sleep(2_500);
@@ -192,7 +195,12 @@ test("a runner that is stopped for less than its lease goes on as if nothing had
 test("a session whose runner is lost again and again ends with heartbeat_stale after three restarts", async () => {
   const sessionId = await open();
   for (let kills = 0; kills < 4; kills += 1) {
-    await watcher.untilKind("sessionStatus", ({ detail }) => detail === idle, 20_000, watcher.events.length > 0 && kills > 0 ? watcher.events.length - 1 : 0);
+    await watcher.untilKind(
+      "sessionStatus",
+      ({ detail }) => detail === idle,
+      20_000,
+      watcher.events.length > 0 && kills > 0 ? watcher.events.length - 1 : 0,
+    );
     await kill(sessionId, "runner");
     const seen = watcher.events.length;
     await watcher.until(() => true, 20_000, seen);

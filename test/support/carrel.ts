@@ -58,7 +58,10 @@ export async function createInstallation(environment: Record<string, string> = {
     },
     async remove() {
       // Sandboxes outlive their servers by design; those of a test must not outlive the test.
-      const driver = await createBubblewrapDriver({ stateDirectory: join(directory, "data", "driver"), log: { info: () => undefined, warn: () => undefined } });
+      const driver = await createBubblewrapDriver({
+        stateDirectory: join(directory, "data", "driver"),
+        log: { info: () => undefined, warn: () => undefined },
+      });
       for (const handle of await driver.list()) await driver.destroy(handle);
       await model.close();
       await database.drop();
@@ -76,7 +79,10 @@ export type CarrelProcess = { url: string; pid: number; exited: Promise<number |
 
 /** The server as its own process, for tests that kill it. Its log goes to `server.log` of the installation. */
 export async function spawnServer(installation: Installation, environment: Record<string, string> = {}): Promise<CarrelProcess> {
-  const child = spawn(process.execPath, ["server/main.ts"], { env: { ...installation.environment, ...environment }, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(process.execPath, ["server/main.ts"], {
+    env: { ...installation.environment, ...environment },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   child.stderr.pipe(createWriteStream(join(installation.directory, "server.log"), { flags: "a" }));
   const exited = once(child, "exit").then(([code]) => code as number | null);
   return { url: await readyUrl(child), pid: child.pid!, exited, kill: (signal) => void child.kill(signal) };

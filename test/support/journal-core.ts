@@ -43,7 +43,12 @@ export async function createJournalCore({ db }: TestDatabase) {
   await insertUser(db, { userId: ownerId, issuer: "test", subject: ownerId, email: undefined }, (tx) => vault.createUserKey(tx, ownerId));
 
   const routes = createRunnerService({
-    db, journal, feeds, commandBells, hashToken, userVault,
+    db,
+    journal,
+    feeds,
+    commandBells,
+    hashToken,
+    userVault,
     assigned: async () => false,
     decide: () => ({ behavior: "ask" }),
     memory: { read: readBank, apply: applyToBank },
@@ -61,7 +66,12 @@ export async function createJournalCore({ db }: TestDatabase) {
     createClient(
       RunnerService,
       createRouterTransport((router) => router.service(RunnerService, routes), {
-        router: { interceptors: [createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }), createValidateInterceptor()] },
+        router: {
+          interceptors: [
+            createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }),
+            createValidateInterceptor(),
+          ],
+        },
         transport: {
           interceptors: [
             (next) => (request) => {
@@ -74,7 +84,12 @@ export async function createJournalCore({ db }: TestDatabase) {
     );
 
   return {
-    ownerId, journal, feeds, reader, detached, clientWith,
+    ownerId,
+    journal,
+    feeds,
+    reader,
+    detached,
+    clientWith,
     async openSession(): Promise<string> {
       const id = newId("ses");
       const none = { ...plainSettings, name: "", profileId: "", settings: null, host: "test", initialPrompt: null };
@@ -84,7 +99,11 @@ export async function createJournalCore({ db }: TestDatabase) {
     /** Gives the session to a new runner, whatever it had before, as the reconciler does. */
     async attach(sessionId: string): Promise<Runner> {
       const attachToken = newId("box");
-      await db.updateTable("session").set((e) => ({ epoch: e("epoch", "+", 1), state: "starting", attach_hash: Buffer.from(hashToken(attachToken)), lease_hash: null })).where("id", "=", sessionId).execute();
+      await db
+        .updateTable("session")
+        .set((e) => ({ epoch: e("epoch", "+", 1), state: "starting", attach_hash: Buffer.from(hashToken(attachToken)), lease_hash: null }))
+        .where("id", "=", sessionId)
+        .execute();
       let lease = "";
       const client = clientWith(() => lease);
       const { leaseToken, epoch, manifest } = await client.attach({ attachToken });
@@ -92,12 +111,29 @@ export async function createJournalCore({ db }: TestDatabase) {
       return { client, sessionId, epoch, manifest };
     },
     answer: (sessionId: string, toolUseId: string, approved: boolean) =>
-      journal.change(sessionId, (row) => row!, (change) => answerApproval(change, create(AnswerApprovalRequestSchema, { sessionId, toolUseId, approved }), "somebody", { derive: () => undefined, matches: () => false, verdict: () => ({ behavior: "ask" }) })),
-    prompt: (sessionId: string, text: string) => journal.change(sessionId, (row) => row!, (change) => acceptPrompt(change, text, "")),
+      journal.change(
+        sessionId,
+        (row) => row!,
+        (change) =>
+          answerApproval(change, create(AnswerApprovalRequestSchema, { sessionId, toolUseId, approved }), "somebody", {
+            derive: () => undefined,
+            matches: () => false,
+            verdict: () => ({ behavior: "ask" }),
+          }),
+      ),
+    prompt: (sessionId: string, text: string) =>
+      journal.change(
+        sessionId,
+        (row) => row!,
+        (change) => acceptPrompt(change, text, ""),
+      ),
   };
 }
 
 /** An event that a runner reports, told from others by its text. */
 export function said(text: string) {
-  return { createdAtMs: Date.now(), payload: { kind: { case: "assistant" as const, value: { blockId: text, content: { case: "text" as const, value: text } } } } };
+  return {
+    createdAtMs: Date.now(),
+    payload: { kind: { case: "assistant" as const, value: { blockId: text, content: { case: "text" as const, value: text } } } },
+  };
 }

@@ -48,7 +48,8 @@ function checkRows(rows: readonly Row[]): string[] {
     epoch = row.epoch;
     if (row.runner_seq === null) continue;
     // Strictly growing, and so unique, within an epoch.
-    if (row.runner_seq <= (lastOf.get(row.epoch) ?? 0)) problems.push(`seq ${row.seq} repeats or goes back in the runner's numbers: ${row.epoch}/${row.runner_seq}`);
+    if (row.runner_seq <= (lastOf.get(row.epoch) ?? 0))
+      problems.push(`seq ${row.seq} repeats or goes back in the runner's numbers: ${row.epoch}/${row.runner_seq}`);
     lastOf.set(row.epoch, row.runner_seq);
   }
   return problems;
@@ -66,7 +67,9 @@ function checkChain(rows: readonly Row[], head: Buffer): string[] {
 function checkEnd(events: readonly Event[], ended: boolean): string[] {
   const ends = events.filter((event) => event.payload?.kind.case === "sessionEnd");
   if (!ended) return ends.length === 0 ? [] : ["a live session has an end in its log"];
-  return ends.length === 1 && events.at(-1) === ends[0] ? [] : [`an ended session has ${ends.length} ends, and its last event is ${events.at(-1)?.payload?.kind.case}`];
+  return ends.length === 1 && events.at(-1) === ends[0]
+    ? []
+    : [`an ended session has ${ends.length} ends, and its last event is ${events.at(-1)?.payload?.kind.case}`];
 }
 
 /** Turns follow one another, each of one prompt, none twice; what the agent says and does is inside one. */
@@ -95,7 +98,11 @@ function checkTurns(events: readonly Event[], ended: boolean): string[] {
     }
   }
   // A session may end in the middle of its last turn; it then says so.
-  if (ended && open > 0 && !events.some((event) => event.payload?.kind.case === "system" && event.payload.kind.value.subtype === "turn_interrupted")) {
+  if (
+    ended &&
+    open > 0 &&
+    !events.some((event) => event.payload?.kind.case === "system" && event.payload.kind.value.subtype === "turn_interrupted")
+  ) {
     problems.push(`turn ${open} neither ends nor is said to be interrupted`);
   }
   return problems;
@@ -108,8 +115,10 @@ function checkPauses(events: readonly Event[]): string[] {
     const kind = event.payload?.kind;
     if (kind?.case === "toolApprovalRequest") open.add(kind.value.toolUseId);
     if (kind?.case === "askUserQuestion") open.add(kind.value.questionId);
-    const resolved = kind?.case === "toolApprovalResolved" ? kind.value.toolUseId : kind?.case === "questionResolved" ? kind.value.questionId : undefined;
-    if (resolved !== undefined && !open.delete(resolved)) problems.push(`the pause ${resolved} is resolved at ${event.seq} but was not open`);
+    const resolved =
+      kind?.case === "toolApprovalResolved" ? kind.value.toolUseId : kind?.case === "questionResolved" ? kind.value.questionId : undefined;
+    if (resolved !== undefined && !open.delete(resolved))
+      problems.push(`the pause ${resolved} is resolved at ${event.seq} but was not open`);
     if (kind?.case === "sessionEnd" && open.size > 0) problems.push(`pauses are open at the end: ${[...open].join(", ")}`);
   }
   return problems;

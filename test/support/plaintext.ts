@@ -6,7 +6,9 @@ import { join } from "node:path";
 export function formsOf(text: string): Record<string, Buffer> {
   const bytes = Buffer.from(text);
   const aligned = [0, 1, 2].map((shift) => {
-    const encoded = Buffer.concat([Buffer.alloc(shift), bytes]).toString("base64").replace(/=+$/, "");
+    const encoded = Buffer.concat([Buffer.alloc(shift), bytes])
+      .toString("base64")
+      .replace(/=+$/, "");
     // The characters at both ends depend on the neighbours.
     return encoded.slice(shift === 0 ? 0 : shift + 1, -1);
   });
@@ -32,7 +34,11 @@ export function findIn(bytes: Buffer, where: string, marks: Readonly<Record<stri
 }
 
 /** The same for every file below a directory. `skip` names directories to leave out, by full path. */
-export function findBelow(directory: string, marks: Readonly<Record<string, string>>, skip: readonly string[] = []): { hits: Hit[]; files: number; bytes: number } {
+export function findBelow(
+  directory: string,
+  marks: Readonly<Record<string, string>>,
+  skip: readonly string[] = [],
+): { hits: Hit[]; files: number; bytes: number } {
   const all = { hits: [] as Hit[], files: 0, bytes: 0 };
   for (const entry of readdirSync(directory, { withFileTypes: true })) {
     const path = join(directory, entry.name);

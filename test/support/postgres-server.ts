@@ -1,10 +1,11 @@
 /** The Postgres of a test run: TEST_DATABASE_URL, else a container where Docker answers, else the embedded one. */
-import { request } from "node:http";
+
 import { existsSync, statSync } from "node:fs";
+import { request } from "node:http";
 import path from "node:path";
-import { findProcesses, signalAll } from "../../server/db/embedded-process.ts";
-import { startEmbeddedPostgres } from "../../server/db/embedded.ts";
 import type { DatabaseAddress } from "../../server/db/connect.ts";
+import { startEmbeddedPostgres } from "../../server/db/embedded.ts";
+import { findProcesses, signalAll } from "../../server/db/embedded-process.ts";
 import type { DatabaseLog } from "../../server/db/log.ts";
 import { findAbandoned, makeTemporaryDirectory, removeDirectory } from "./temporary.ts";
 
@@ -15,7 +16,8 @@ const CONTAINER_START_MS = 120_000;
 
 export async function startPostgresServer(environment: NodeJS.ProcessEnv, tell: (line: string) => void): Promise<PostgresServer> {
   const url = environment["TEST_DATABASE_URL"];
-  if (url !== undefined && url !== "") return { kind: `the one of TEST_DATABASE_URL (${new URL(url).host})`, address: url, stop: async () => undefined };
+  if (url !== undefined && url !== "")
+    return { kind: `the one of TEST_DATABASE_URL (${new URL(url).host})`, address: url, stop: async () => undefined };
   if (await dockerAnswers(environment)) {
     try {
       return await startContainer(environment["TEST_POSTGRES_IMAGE"] ?? "postgres:17-alpine");

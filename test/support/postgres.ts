@@ -1,6 +1,7 @@
 /** A real database of its own for each test file, cloned from the migrated template. */
-import type { Kysely } from "kysely";
+
 import { randomBytes } from "node:crypto";
+import type { Kysely } from "kysely";
 import { inject } from "vitest";
 import { connectDatabase, type DatabaseAddress } from "../../server/db/connect.ts";
 import type { Database } from "../../server/db/database.ts";

@@ -63,7 +63,9 @@ export function leftovers(installation: Installation) {
       .filter((name) => /^\d+$/.test(name))
       .filter((pid) => commandOf(Number(pid)).includes(join(data, "driver")) && isRunning(Number(pid))),
     cgroups: cgroupsBelow("/sys/fs/cgroup", groupPrefix(data)),
-    mounts: readFileSync("/proc/self/mountinfo", "utf8").split("\n").filter((line) => line.includes(installation.directory)),
+    mounts: readFileSync("/proc/self/mountinfo", "utf8")
+      .split("\n")
+      .filter((line) => line.includes(installation.directory)),
   };
 }
 

@@ -39,7 +39,10 @@ export function watch(person: Person, sessionId: string, options: { afterSeq?: n
 
   const stream = async (): Promise<void> => {
     let marks = 0;
-    for await (const { item } of person.channel.watchEvents({ sessionId, afterSeq: cursor, includeDeltas: options.includeDeltas ?? false }, { signal: stopping.signal })) {
+    for await (const { item } of person.channel.watchEvents(
+      { sessionId, afterSeq: cursor, includeDeltas: options.includeDeltas ?? false },
+      { signal: stopping.signal },
+    )) {
       if (item.case === "synced") synced.push(++marks);
       if (item.case === "delta") deltas.push(item.value);
       if (item.case !== "event") continue;
@@ -106,7 +109,10 @@ export function watch(person: Person, sessionId: string, options: { afterSeq?: n
       return found.payload!.kind.value as never;
     },
     async ended(milliseconds = 20_000) {
-      await settle(() => (over && failure === undefined && events.at(-1)?.payload?.kind.case === "sessionEnd" ? true : undefined), milliseconds);
+      await settle(
+        () => (over && failure === undefined && events.at(-1)?.payload?.kind.case === "sessionEnd" ? true : undefined),
+        milliseconds,
+      );
     },
     async stop() {
       stopping.abort();

@@ -1,5 +1,5 @@
 import type { JsonObject } from "@bufbuild/protobuf";
-import { covers, denies, namesTool, parsePattern, type Pattern } from "./pattern.ts";
+import { covers, denies, namesTool, type Pattern, parsePattern } from "./pattern.ts";
 import { readStages, type Stages } from "./stages.ts";
 import { canonicalTool, editTools, personTools, readingTools, shellTextOf } from "./tools.ts";
 
@@ -91,7 +91,8 @@ function doubtOf(shell: Stages | undefined, scopedDenials: readonly BashRule[]):
   if (!shell || scopedDenials.length === 0) return undefined;
   if (shell.unreadable !== undefined) return shell.unreadable;
   for (const stage of shell.stages) {
-    const reason = stage.danger ?? stage.opaque ?? (stage.namedBy === undefined ? undefined : `${stage.words[0]?.value} runs another command`);
+    const reason =
+      stage.danger ?? stage.opaque ?? (stage.namedBy === undefined ? undefined : `${stage.words[0]?.value} runs another command`);
     if (reason !== undefined) return reason;
     const rule = scopedDenials.find(({ prefix }) => denies(prefix, stage) === "perhaps");
     if (rule) return `the rule ${rule.text} may apply`;

@@ -1,4 +1,4 @@
-import { readDollar, type Cursor } from "./word.ts";
+import { type Cursor, readDollar } from "./word.ts";
 
 export type PendingHeredoc = {
   delimiter: string;

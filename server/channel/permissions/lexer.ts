@@ -1,5 +1,5 @@
-import { isBlank, isWordEnd, readWord, skipGroup, type Cursor, type Word } from "./word.ts";
-import { isHeredocPlain, readHeredocBody, type PendingHeredoc } from "./heredoc.ts";
+import { isHeredocPlain, type PendingHeredoc, readHeredocBody } from "./heredoc.ts";
+import { type Cursor, isBlank, isWordEnd, readWord, skipGroup, type Word } from "./word.ts";
 
 /**
  * Cuts a shell command into stages of words the way bash does, and knows what it does not know.

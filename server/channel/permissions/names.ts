@@ -9,11 +9,55 @@ import type { Word } from "./word.ts";
 const runners: ReadonlySet<string> = new Set([
   // shells, and builtins that read commands from text, files or arguments
   ...["sh", "bash", "rbash", "dash", "ash", "zsh", "ksh", "mksh", "csh", "tcsh", "fish", "busybox", "toybox"],
-  ...["eval", "source", ".", "exec", "command", "builtin", "trap", "alias", "enable", "hash", "fc", "bind", "complete", "compgen", "coproc"],
+  ...[
+    "eval",
+    "source",
+    ".",
+    "exec",
+    "command",
+    "builtin",
+    "trap",
+    "alias",
+    "enable",
+    "hash",
+    "fc",
+    "bind",
+    "complete",
+    "compgen",
+    "coproc",
+  ],
   // programs whose arguments are a command
   ...["env", "sudo", "doas", "su", "runuser", "setpriv", "setsid", "chroot", "unshare", "nsenter", "ionice", "taskset", "chrt", "numactl"],
-  ...["flock", "script", "watch", "parallel", "xargs", "strace", "ltrace", "valgrind", "systemd-run", "start-stop-daemon", "fakeroot", "proot"],
-  ...["bwrap", "firejail", "unbuffer", "rlwrap", "tini", "dumb-init", "entr", "prlimit", "cpulimit", "setarch", "linux32", "linux64", "pkexec", "daemonize"],
+  ...[
+    "flock",
+    "script",
+    "watch",
+    "parallel",
+    "xargs",
+    "strace",
+    "ltrace",
+    "valgrind",
+    "systemd-run",
+    "start-stop-daemon",
+    "fakeroot",
+    "proot",
+  ],
+  ...[
+    "bwrap",
+    "firejail",
+    "unbuffer",
+    "rlwrap",
+    "tini",
+    "dumb-init",
+    "entr",
+    "prlimit",
+    "cpulimit",
+    "setarch",
+    "linux32",
+    "linux64",
+    "pkexec",
+    "daemonize",
+  ],
 ]);
 
 /** Looked through by name alone; behind a path they are not (no alias logic), so there they count as runners. */
@@ -26,13 +70,33 @@ const fdActions: ReadonlySet<string> = new Set(["-x", "-X", "--exec", "--exec-ba
 /** Builtins that take names of variables and evaluate a subscript in them: `printf -v 'a[$(rm x)]' y` runs rm. */
 const evaluating: ReadonlySet<string> = new Set(["let", "declare", "typeset", "local", "read", "mapfile", "readarray", "unset", "getopts"]);
 /** The same by an option only, or an option that runs the rest. */
-const evaluatingOptions: ReadonlyMap<string, RegExp> = new Map([["printf", /^-v/], ["test", /^-[vR]$/], ["[", /^-[vR]$/], ["wait", /^-.*p/], ["jobs", /^-.*x/]]);
+const evaluatingOptions: ReadonlyMap<string, RegExp> = new Map([
+  ["printf", /^-v/],
+  ["test", /^-[vR]$/],
+  ["[", /^-[vR]$/],
+  ["wait", /^-.*p/],
+  ["jobs", /^-.*x/],
+]);
 const exporting: ReadonlySet<string> = new Set(["export", "readonly"]);
 
 /** A reserved word that another command follows at once. */
 export const openingKeywords: ReadonlySet<string> = new Set(["!", "if", "then", "elif", "else", "while", "until", "do"]);
 /** Reserved words after which no command, or not a plain one, follows. */
-export const otherKeywords: ReadonlySet<string> = new Set(["fi", "for", "select", "case", "esac", "done", "in", "function", "{", "}", "[[", "]]", "coproc"]);
+export const otherKeywords: ReadonlySet<string> = new Set([
+  "fi",
+  "for",
+  "select",
+  "case",
+  "esac",
+  "done",
+  "in",
+  "function",
+  "{",
+  "}",
+  "[[",
+  "]]",
+  "coproc",
+]);
 
 export function isShellKeyword(value: string): boolean {
   return openingKeywords.has(value) || otherKeywords.has(value);
@@ -96,15 +160,44 @@ function isSteeringArgument(word: Word): boolean {
 
 // Variables by which a caller chooses the program, a library, a start-up file or options of what is then run.
 const steeringNames: ReadonlySet<string> = new Set([
-  ...["IFS", "ENV", "SHELL", "HOME", "PS4", "CC", "CXX", "LD", "AR", "AS", "NM", "CPP", "FC", "MAKE", "EDITOR", "VISUAL", "PAGER", "BROWSER", "CLASSPATH"],
-  ...["SHELLOPTS", "GLOBIGNORE", "INPUTRC", "POSIXLY_CORRECT", "PERL5DB", "TERMINFO", "TERMCAP", "GLIBC_TUNABLES", "HOSTALIASES", "KUBECONFIG"],
+  ...[
+    "IFS",
+    "ENV",
+    "SHELL",
+    "HOME",
+    "PS4",
+    "CC",
+    "CXX",
+    "LD",
+    "AR",
+    "AS",
+    "NM",
+    "CPP",
+    "FC",
+    "MAKE",
+    "EDITOR",
+    "VISUAL",
+    "PAGER",
+    "BROWSER",
+    "CLASSPATH",
+  ],
+  ...[
+    "SHELLOPTS",
+    "GLOBIGNORE",
+    "INPUTRC",
+    "POSIXLY_CORRECT",
+    "PERL5DB",
+    "TERMINFO",
+    "TERMCAP",
+    "GLIBC_TUNABLES",
+    "HOSTALIASES",
+    "KUBECONFIG",
+  ],
 ]);
-const steeringStarts = new RegExp(
-  "^(?:LD_|DYLD_|BASH|GIT_|npm_config_|NPM_CONFIG_|CARGO_|RUSTC|PERL5|RUBY|GEM_|BUNDLE_|LESS|DOCKER_|KUBE_|SSH_|SUDO_|AWK|GCONV_|XDG_|AWS_|PIP_|UV_|YARN_|PNPM_|PROMPT_)",
-);
-const steeringEnds = new RegExp(
-  "(?:PATH|_OPTIONS|_OPTS|OPT|FLAGS|_COMMAND|_CMD|PAGER|EDITOR|_SHELL|_RSH|_ASKPASS|_PRELOAD|_WRAPPER|_HOME|_CONFIG|[A-Z]{2}RC|_PROGRAM|_EXEC|_HOOK|_STARTUP)$",
-);
+const steeringStarts =
+  /^(?:LD_|DYLD_|BASH|GIT_|npm_config_|NPM_CONFIG_|CARGO_|RUSTC|PERL5|RUBY|GEM_|BUNDLE_|LESS|DOCKER_|KUBE_|SSH_|SUDO_|AWK|GCONV_|XDG_|AWS_|PIP_|UV_|YARN_|PNPM_|PROMPT_)/;
+const steeringEnds =
+  /(?:PATH|_OPTIONS|_OPTS|OPT|FLAGS|_COMMAND|_CMD|PAGER|EDITOR|_SHELL|_RSH|_ASKPASS|_PRELOAD|_WRAPPER|_HOME|_CONFIG|[A-Z]{2}RC|_PROGRAM|_EXEC|_HOOK|_STARTUP)$/;
 const steeringPython = /^PYTHON(?!UNBUFFERED$|DONTWRITEBYTECODE$|IOENCODING$|UTF8$|HASHSEED$)/;
 
 /** Whether setting this variable can change what a command runs. */

@@ -1,7 +1,7 @@
-import { baseName, isShellKeyword } from "./names.ts";
 import { readCommand } from "./lexer.ts";
-import { canonicalTool } from "./tools.ts";
+import { baseName, isShellKeyword } from "./names.ts";
 import type { Stage } from "./stages.ts";
+import { canonicalTool } from "./tools.ts";
 import type { Word } from "./word.ts";
 
 export type Pattern =
@@ -54,7 +54,9 @@ export function namesTool(pattern: Pattern, tool: string): boolean {
 }
 
 function startsWith(words: readonly Word[], prefix: readonly PrefixWord[]): boolean {
-  return words.length >= prefix.length && prefix.every((each, index) => each.value === words[index]?.value && each.fixed === words[index].fixed);
+  return (
+    words.length >= prefix.length && prefix.every((each, index) => each.value === words[index]?.value && each.fixed === words[index].fixed)
+  );
 }
 
 /** Whether an approval of these words reaches this stage for certain. */

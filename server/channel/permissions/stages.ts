@@ -1,7 +1,7 @@
-import { readCommand, type RawStage } from "./lexer.ts";
+import { type RawStage, readCommand } from "./lexer.ts";
 import { evaluates, keywordHides, namedBy, openingKeywords, otherKeywords, steersCommands } from "./names.ts";
-import { unwrap } from "./wrappers.ts";
 import type { Word } from "./word.ts";
+import { unwrap } from "./wrappers.ts";
 
 /** One simple command of a compound one, ready to be compared with patterns. */
 export type Stage = {
@@ -31,7 +31,14 @@ export function readStages(command: string): Stages {
 /** Nobody writes more in front of a command; it bounds the time of a decision. */
 const mostLayers = 64;
 
-type Peeling = { words: Word[]; outer: Word[][]; opaque: string | undefined; keyword: string | undefined; appended: boolean; external: boolean };
+type Peeling = {
+  words: Word[];
+  outer: Word[][];
+  opaque: string | undefined;
+  keyword: string | undefined;
+  appended: boolean;
+  external: boolean;
+};
 
 function toStage(raw: RawStage): Stage {
   const peeling: Peeling = { words: raw.words, outer: [], opaque: undefined, keyword: undefined, appended: false, external: false };

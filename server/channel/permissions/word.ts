@@ -175,7 +175,13 @@ function escapedInDouble(cursor: Cursor, word: Word): void {
   cursor.at += 2;
 }
 
-const simpleEscapes: ReadonlyMap<string, string> = new Map([["n", "\n"], ["t", "\t"], ["\\", "\\"], ["'", "'"], ['"', '"']]);
+const simpleEscapes: ReadonlyMap<string, string> = new Map([
+  ["n", "\n"],
+  ["t", "\t"],
+  ["\\", "\\"],
+  ["'", "'"],
+  ['"', '"'],
+]);
 
 function ansiQuoted(cursor: Cursor, word: Word): void {
   const { text } = cursor;

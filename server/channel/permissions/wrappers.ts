@@ -24,7 +24,15 @@ const wrappers: ReadonlyMap<string, Wrapper> = new Map([
   ],
   ["nice", { flags: /^--?[0-9]+$/, valued: /^(?:-n|--adjustment)$/, joined: /^(?:-n.+|--adjustment=.*)$/, operand: undefined }],
   ["nohup", { flags: never, valued: never, joined: never, operand: undefined }],
-  ["stdbuf", { flags: never, valued: /^(?:-[ioe]|--input|--output|--error)$/, joined: /^(?:-[ioe].+|--(?:input|output|error)=.*)$/, operand: undefined }],
+  [
+    "stdbuf",
+    {
+      flags: never,
+      valued: /^(?:-[ioe]|--input|--output|--error)$/,
+      joined: /^(?:-[ioe].+|--(?:input|output|error)=.*)$/,
+      operand: undefined,
+    },
+  ],
   // The reserved word knows only -p; the program of that name has more, and then it is not certain which of the two runs.
   ["time", { flags: /^-p$/, valued: never, joined: never, operand: undefined }],
   // Only bare: with options, what it builds and how often is its own affair, and it is a command like any other.

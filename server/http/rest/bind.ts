@@ -1,8 +1,8 @@
-import { type DescField, type DescMethodUnary, type JsonValue, type Message, type ScalarType, create } from "@bufbuild/protobuf";
+import { create, type DescField, type DescMethodUnary, type JsonValue, type Message, type ScalarType } from "@bufbuild/protobuf";
 import { ErrorReason } from "../../../gen/carrel/v1/error_reason_pb.ts";
 import { refusal } from "../../errors.ts";
-import { type Problems, noProblems, refuseProblems } from "./problems.ts";
 import { createFlatFiller } from "./flat.ts";
+import { noProblems, type Problems, refuseProblems } from "./problems.ts";
 import type { MessageReader, ReaderOf } from "./reader.ts";
 import type { Binding } from "./routes.ts";
 import { fromText } from "./scalars.ts";
@@ -60,7 +60,14 @@ function simpleScalar(field: DescField): { scalar: ScalarType | undefined; repea
   return undefined;
 }
 
-function bindQuery(query: string, parameters: ReadonlyMap<string, Parameter>, reader: MessageReader, message: Message, problems: Problems, given: Map<string, JsonValue>): void {
+function bindQuery(
+  query: string,
+  parameters: ReadonlyMap<string, Parameter>,
+  reader: MessageReader,
+  message: Message,
+  problems: Problems,
+  given: Map<string, JsonValue>,
+): void {
   const values = new Map<Parameter, JsonValue[]>();
   for (const pair of query.split("&")) {
     if (pair === "") continue;
@@ -85,9 +92,17 @@ function bindQuery(query: string, parameters: ReadonlyMap<string, Parameter>, re
   }
 }
 
-function bindBody(bytes: Uint8Array, binding: Binding, fill: MessageReader["fill"], message: Message, problems: Problems, given: ReadonlyMap<string, JsonValue>): void {
+function bindBody(
+  bytes: Uint8Array,
+  binding: Binding,
+  fill: MessageReader["fill"],
+  message: Message,
+  problems: Problems,
+  given: ReadonlyMap<string, JsonValue>,
+): void {
   const value = bytes.byteLength > 0 ? parseStrictJson(bytes) : {};
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw refusal(ErrorReason.MALFORMED_BODY, "the body is not a JSON object");
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw refusal(ErrorReason.MALFORMED_BODY, "the body is not a JSON object");
   if (binding.hasBody) fill(message, value, "", problems, given);
   // A method without a body reads `{}` as none, and names everything else.
   else problems.unknown.push(...Object.keys(value));

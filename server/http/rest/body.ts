@@ -38,7 +38,9 @@ function checkType(request: HttpRequest): void {
   }
   const encoding = request.headers["content-encoding"];
   if (encoding !== undefined && encoding !== "identity") {
-    throw refusal(ErrorReason.UNSUPPORTED_MEDIA_TYPE, "the body must not be compressed", { content_encoding: String(encoding).slice(0, 100) });
+    throw refusal(ErrorReason.UNSUPPORTED_MEDIA_TYPE, "the body must not be compressed", {
+      content_encoding: String(encoding).slice(0, 100),
+    });
   }
 }
 

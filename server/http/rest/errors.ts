@@ -44,7 +44,10 @@ export function restErrorOf(error: unknown): RestError {
   // Without a reason of ours the text may be any library's.
   if (own === undefined && reason === ErrorReason.INTERNAL) return internal();
   const status = reason === undefined ? (statusByCode.get(error.code) ?? 500) : httpStatusOf(reason);
-  const violations = error.findDetails(ViolationsSchema).flatMap((detail) => detail.violations).map(toPlain);
+  const violations = error
+    .findDetails(ViolationsSchema)
+    .flatMap((detail) => detail.violations)
+    .map(toPlain);
   const info = error.findDetails(ErrorInfoSchema).find((one) => one.domain === errorDomain);
   return {
     status,
@@ -85,5 +88,8 @@ function pathOf(violation: Violation): string {
 }
 
 function sentenceOf(violations: PlainViolation[]): string {
-  return violations.slice(0, 10).map((one) => (one.field ? `${one.field}: ${one.message}` : one.message)).join("; ");
+  return violations
+    .slice(0, 10)
+    .map((one) => (one.field ? `${one.field}: ${one.message}` : one.message))
+    .join("; ");
 }

@@ -1,4 +1,4 @@
-import { type DescField, type DescMessage, type JsonValue, type Message, create } from "@bufbuild/protobuf";
+import { create, type DescField, type DescMessage, type JsonValue, type Message } from "@bufbuild/protobuf";
 import { FieldMaskSchema } from "@bufbuild/protobuf/wkt";
 import type { MessageReader, ReaderOf } from "./reader.ts";
 import type { FlatField } from "./routes.ts";

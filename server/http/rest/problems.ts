@@ -1,6 +1,6 @@
-import { ErrorReason } from "../../../gen/carrel/v1/error_reason_pb.ts";
-import { FieldPathElementSchema, ViolationsSchema } from "../../../gen/buf/validate/validate_pb.ts";
 import { create } from "@bufbuild/protobuf";
+import { FieldPathElementSchema, ViolationsSchema } from "../../../gen/buf/validate/validate_pb.ts";
+import { ErrorReason } from "../../../gen/carrel/v1/error_reason_pb.ts";
 import { refusal } from "../../errors.ts";
 
 /** Everything found wrong in one request, so that a caller learns of it at once. */
@@ -30,19 +30,30 @@ export function refuseProblems(problems: Problems): void {
 }
 
 function invalidFields(invalid: Problems["invalid"]): Error {
-  const text = invalid.slice(0, 10).map((one) => `${one.field}: ${one.message}`).join("; ");
-  return refusal(ErrorReason.INVALID_ARGUMENT, text, {}, {
-    desc: ViolationsSchema,
-    value: {
-      violations: invalid.slice(0, 100).map((one) => ({
-        field: { elements: [create(FieldPathElementSchema, { fieldName: one.field })] },
-        message: one.message,
-      })),
+  const text = invalid
+    .slice(0, 10)
+    .map((one) => `${one.field}: ${one.message}`)
+    .join("; ");
+  return refusal(
+    ErrorReason.INVALID_ARGUMENT,
+    text,
+    {},
+    {
+      desc: ViolationsSchema,
+      value: {
+        violations: invalid.slice(0, 100).map((one) => ({
+          field: { elements: [create(FieldPathElementSchema, { fieldName: one.field })] },
+          message: one.message,
+        })),
+      },
     },
-  });
+  );
 }
 
 // Names come from the caller, so their number and length in the answer are bounded.
 function listed(names: string[]): string {
-  return names.slice(0, 20).map((name) => name.slice(0, 100)).join(", ");
+  return names
+    .slice(0, 20)
+    .map((name) => name.slice(0, 100))
+    .join(", ");
 }

@@ -1,8 +1,8 @@
-import { type DescField, type DescMessage, type JsonValue, type Message, create, getOption } from "@bufbuild/protobuf";
+import { create, type DescField, type DescMessage, getOption, type JsonValue, type Message } from "@bufbuild/protobuf";
 import { StructSchema } from "@bufbuild/protobuf/wkt";
 import { former_name } from "../../../gen/carrel/v1/options_pb.ts";
 import type { Problems } from "./problems.ts";
-import { type ValueReader, failed, scalarReader } from "./scalars.ts";
+import { failed, scalarReader, type ValueReader } from "./scalars.ts";
 import { unsupportedFields } from "./unsupported.ts";
 import { wellKnown } from "./well-known.ts";
 import { enumWords } from "./words.ts";
@@ -58,8 +58,10 @@ function setterOf(field: DescField, readerOf: ReaderOf): FieldSetter {
       if (result === failed) return;
       const row = target as unknown as Row;
       if (!field.oneof) row[field.localName] = result;
-      else if ((row[field.oneof.localName] as { case?: string }).case === undefined) row[field.oneof.localName] = { case: field.localName, value: result };
-      else problems.invalid.push({ field: path, message: `only one of ${field.oneof.fields.map((one) => one.name).join(", ")} may be set` });
+      else if ((row[field.oneof.localName] as { case?: string }).case === undefined)
+        row[field.oneof.localName] = { case: field.localName, value: result };
+      else
+        problems.invalid.push({ field: path, message: `only one of ${field.oneof.fields.map((one) => one.name).join(", ")} may be set` });
     },
   };
 }
@@ -82,7 +84,8 @@ function elementReader(kind: "scalar" | "enum" | "message", field: DescField, re
 }
 
 function messageReader(desc: DescMessage, field: DescField, readerOf: ReaderOf): ValueReader {
-  if (desc.typeName === StructSchema.typeName && field.fieldKind !== "message") throw new Error(`${field.toString()}: REST reads no lists or maps of Struct`);
+  if (desc.typeName === StructSchema.typeName && field.fieldKind !== "message")
+    throw new Error(`${field.toString()}: REST reads no lists or maps of Struct`);
   const special = wellKnown(desc);
   if (special) {
     return (value, path, problems) => {
@@ -102,7 +105,15 @@ function messageReader(desc: DescMessage, field: DescField, readerOf: ReaderOf):
   };
 }
 
-function fill(desc: DescMessage, fields: ReadonlyMap<string, FieldSetter>, target: Message, value: JsonValue, path: string, problems: Problems, given?: ReadonlyMap<string, JsonValue>): void {
+function fill(
+  desc: DescMessage,
+  fields: ReadonlyMap<string, FieldSetter>,
+  target: Message,
+  value: JsonValue,
+  path: string,
+  problems: Problems,
+  given?: ReadonlyMap<string, JsonValue>,
+): void {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     problems.invalid.push({ field: path || "body", message: "expected an object" });
     return;

@@ -33,7 +33,8 @@ export function bindingsOf(method: DescMethod): Binding[] {
 
 function bindingOf(method: DescMethod, rule: HttpRule): Binding {
   const { pattern, body, responseBody } = rule;
-  if (pattern.case === undefined || pattern.case === "custom") throw new Error(`${method.toString()}: google.api.http names no verb that is served`);
+  if (pattern.case === undefined || pattern.case === "custom")
+    throw new Error(`${method.toString()}: google.api.http names no verb that is served`);
   if (responseBody !== "") throw new Error(`${method.toString()}: response_body is not served`);
   const variables = segmentsOf(pattern.value).flatMap((segment) => variableOf(segment) ?? []);
   for (const variable of variables) {

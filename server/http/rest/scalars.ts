@@ -42,7 +42,10 @@ type Kind = { name: string; read(value: JsonValue): unknown };
 function kinds(scalar: ScalarType | undefined, field: DescField): Kind {
   switch (scalar) {
     case ScalarType.STRING:
-      return { name: "a string of whole characters", read: (value) => (typeof value === "string" && value.isWellFormed() ? value : failed) };
+      return {
+        name: "a string of whole characters",
+        read: (value) => (typeof value === "string" && value.isWellFormed() ? value : failed),
+      };
     case ScalarType.BOOL:
       return { name: "true or false", read: (value) => (typeof value === "boolean" ? value : failed) };
     case ScalarType.INT32:

@@ -1,19 +1,27 @@
 import { type DescMethodUnary, getOption } from "@bufbuild/protobuf";
-import { Code, ConnectError, type ContextValues, type HandlerContext, type Interceptor, type MethodImplSpec, createHandlerContext } from "@connectrpc/connect";
+import {
+  Code,
+  ConnectError,
+  type ContextValues,
+  createHandlerContext,
+  type HandlerContext,
+  type Interceptor,
+  type MethodImplSpec,
+} from "@connectrpc/connect";
 import { invokeUnaryImplementation } from "@connectrpc/connect/protocol";
 import { parseTimeout } from "@connectrpc/connect/protocol-connect";
 import { ErrorReason } from "../../../gen/carrel/v1/error_reason_pb.ts";
 import { success_status } from "../../../gen/carrel/v1/options_pb.ts";
 import { refusal } from "../../errors.ts";
 import type { HttpLimits } from "../limits.ts";
-import { type HttpRequest, type HttpResponse, type Target, authorityOf, isOver, sendJson, webHeadersOf } from "../message.ts";
+import { authorityOf, type HttpRequest, type HttpResponse, isOver, sendJson, type Target, webHeadersOf } from "../message.ts";
 import { departureOf } from "../universal-request.ts";
 import { type Binder, createBinder } from "./bind.ts";
 import { readBody } from "./body.ts";
 import { restErrorOf } from "./errors.ts";
 import { createMessageReaders } from "./reader.ts";
 import { bindingsOf, createRoutes } from "./routes.ts";
-import { type MessageWriter, createMessageWriters } from "./writer.ts";
+import { createMessageWriters, type MessageWriter } from "./writer.ts";
 
 /** What REST needs of the methods it serves. */
 export type RestOptions = {
@@ -121,11 +129,20 @@ function contextOf(options: RestOptions, endpoint: Endpoint, request: HttpReques
   return { handler, timeout };
 }
 
-function sendAnswer(limits: HttpLimits, request: HttpRequest, response: HttpResponse, endpoint: Endpoint, context: HandlerContext, json: string): void {
+function sendAnswer(
+  limits: HttpLimits,
+  request: HttpRequest,
+  response: HttpResponse,
+  endpoint: Endpoint,
+  context: HandlerContext,
+  json: string,
+): void {
   if (isOver(response)) return;
   const bytes = Buffer.from(json);
   if (bytes.byteLength > limits.responseBytes) {
-    throw refusal(ErrorReason.TOO_LARGE, `the answer is larger than ${limits.responseBytes} bytes, ask for less`, { limit: String(limits.responseBytes) });
+    throw refusal(ErrorReason.TOO_LARGE, `the answer is larger than ${limits.responseBytes} bytes, ask for less`, {
+      limit: String(limits.responseBytes),
+    });
   }
   for (const [name, value] of context.responseHeader) response.setHeader(name, value);
   response.statusCode = endpoint.status;

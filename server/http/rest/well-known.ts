@@ -1,5 +1,15 @@
-import { type DescMessage, type JsonValue, type Message, fromJson, isMessage, toJson } from "@bufbuild/protobuf";
-import { type Struct, type Timestamp, DurationSchema, EmptySchema, FieldMaskSchema, ListValueSchema, StructSchema, TimestampSchema, ValueSchema } from "@bufbuild/protobuf/wkt";
+import { type DescMessage, fromJson, isMessage, type JsonValue, type Message, toJson } from "@bufbuild/protobuf";
+import {
+  DurationSchema,
+  EmptySchema,
+  FieldMaskSchema,
+  ListValueSchema,
+  type Struct,
+  StructSchema,
+  type Timestamp,
+  TimestampSchema,
+  ValueSchema,
+} from "@bufbuild/protobuf/wkt";
 
 /** How a well-known type looks in REST. A failed read throws. */
 export type WellKnown = {
@@ -33,7 +43,10 @@ const struct: WellKnown = {
 const table: ReadonlyMap<string, WellKnown> = new Map([
   [TimestampSchema.typeName, { read: (value: JsonValue) => fromJson(TimestampSchema, value), write: writeTimestamp }],
   [StructSchema.typeName, struct],
-  ...[ValueSchema, ListValueSchema, DurationSchema, FieldMaskSchema, EmptySchema].map((schema): [string, WellKnown] => [schema.typeName, byLibrary(schema)]),
+  ...[ValueSchema, ListValueSchema, DurationSchema, FieldMaskSchema, EmptySchema].map((schema): [string, WellKnown] => [
+    schema.typeName,
+    byLibrary(schema),
+  ]),
 ]);
 
 /** The form of a well-known type; undefined for messages of our own. Throws for one that REST has no form for. */

@@ -30,7 +30,10 @@ export function createMessageWriters(): WriterOf {
     const writer = wellKnown(desc)?.write ?? memberwise(members);
     // Before its members, because a message may contain itself.
     compiled.set(desc.typeName, writer);
-    if (!wellKnown(desc)) members.push(...desc.members.map((member) => (member.kind === "oneof" ? oneofWriter(member, writerOf) : fieldWriter(member, writerOf))));
+    if (!wellKnown(desc))
+      members.push(
+        ...desc.members.map((member) => (member.kind === "oneof" ? oneofWriter(member, writerOf) : fieldWriter(member, writerOf))),
+      );
     return writer;
   };
   return writerOf;
@@ -47,7 +50,9 @@ function memberwise(members: readonly MemberWriter[]): MessageWriter {
 function fieldWriter(field: DescField, writerOf: WriterOf): MemberWriter {
   const { localName, name } = field;
   const write = fieldValueWriter(field, writerOf);
-  const optional = field.fieldKind === "message" || (field.fieldKind !== "list" && field.fieldKind !== "map" && field.presence === FeatureSet_FieldPresence.EXPLICIT);
+  const optional =
+    field.fieldKind === "message" ||
+    (field.fieldKind !== "list" && field.fieldKind !== "map" && field.presence === FeatureSet_FieldPresence.EXPLICIT);
   if (!optional) {
     return (from, to) => {
       to[name] = write(from[localName]);

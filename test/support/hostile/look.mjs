@@ -30,7 +30,8 @@ function walk(directory) {
   for (const name of names) {
     const path = `${directory === "/" ? "" : directory}/${name}`;
     // The system's own programs are the host's, shown read-only, and were there before any secret.
-    if (["/proc", "/sys", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/opt/carrel/claude", "/opt/carrel/node"].includes(path)) continue;
+    if (["/proc", "/sys", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/opt/carrel/claude", "/opt/carrel/node"].includes(path))
+      continue;
     try {
       const stat = lstatSync(path);
       if (stat.isDirectory()) walk(path);
@@ -71,7 +72,9 @@ function memory(pid) {
   }
 }
 
-const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name)).map(Number);
+const pids = readdirSync("/proc")
+  .filter((name) => /^\d+$/.test(name))
+  .map(Number);
 const processes = pids.map((pid) => {
   const environment = attempt(() => readFileSync(`/proc/${pid}/environ`, "latin1"));
   if (typeof environment === "string") note(`/proc/${pid}/environ`, Buffer.from(environment, "latin1"));
@@ -80,14 +83,37 @@ const processes = pids.map((pid) => {
   return {
     pid,
     command: typeof command === "string" ? command.split("\0").slice(0, 3).join(" ").slice(0, 120) : command,
-    variables: typeof environment === "string" ? environment.split("\0").map((entry) => entry.split("=")[0]).filter(Boolean) : environment,
+    variables:
+      typeof environment === "string"
+        ? environment
+            .split("\0")
+            .map((entry) => entry.split("=")[0])
+            .filter(Boolean)
+        : environment,
     descriptors: attempt(() => readdirSync(`/proc/${pid}/fd`).map((fd) => attempt(() => readlinkSync(`/proc/${pid}/fd/${fd}`)))),
     memory: pid === process.pid ? "own" : attempt(() => memory(pid)),
   };
 });
 walk("/");
 
-const reads = Object.fromEntries(paths.map((path) => [path, attempt(() => (lstatSync(path).isDirectory() ? readdirSync(path) : readFileSync(path)) && "read")]));
+const reads = Object.fromEntries(
+  paths.map((path) => [path, attempt(() => (lstatSync(path).isDirectory() ? readdirSync(path) : readFileSync(path)) && "read")]),
+);
 const written = Object.fromEntries(writes.map((path) => [path, attempt(() => writeFileSync(path, "x") ?? "written")]));
 const user = readFileSync("/proc/self/status", "utf8").match(/^(Uid|CapEff|NoNewPrivs|Seccomp):.*$/gm);
-console.log(JSON.stringify({ processes, found, leases: [...leases], seen, reads, written, user, root: readdirSync("/"), run: readdirSync("/run"), carrel: readdirSync("/run/carrel"), channel: readdirSync("/run/carrel/channel"), shm: existsSync("/dev/shm") && readdirSync("/dev/shm") }));
+console.log(
+  JSON.stringify({
+    processes,
+    found,
+    leases: [...leases],
+    seen,
+    reads,
+    written,
+    user,
+    root: readdirSync("/"),
+    run: readdirSync("/run"),
+    carrel: readdirSync("/run/carrel"),
+    channel: readdirSync("/run/carrel/channel"),
+    shm: existsSync("/dev/shm") && readdirSync("/dev/shm"),
+  }),
+);

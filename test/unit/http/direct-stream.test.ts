@@ -7,7 +7,9 @@ import { createDirectStreams, envelopedResponseKey } from "../../../server/http/
 import type { HttpResponse } from "../../../server/http/message.ts";
 
 function eventOf(seq: number, text = "hello"): WatchEventsResponse {
-  return create(WatchEventsResponseSchema, { item: { case: "event", value: { seq, payload: { kind: { case: "user", value: { text } } } } } });
+  return create(WatchEventsResponseSchema, {
+    item: { case: "event", value: { seq, payload: { kind: { case: "user", value: { text } } } } },
+  });
 }
 
 /** A reader whose head is sent unless said otherwise; it takes `room` bytes before it asks for a pause. */
@@ -16,7 +18,11 @@ function readerOf(room = 1 << 20, headersSent = true) {
 }
 
 /** What is left for the library to write, and how many messages were asked for. */
-async function serve(reader: ReturnType<typeof readerOf>, messages: readonly WatchEventsResponse[], contentType = "application/connect+proto") {
+async function serve(
+  reader: ReturnType<typeof readerOf>,
+  messages: readonly WatchEventsResponse[],
+  contentType = "application/connect+proto",
+) {
   const asked = { count: 0 };
   async function* source(): AsyncGenerator<WatchEventsResponse> {
     for (const message of messages) {
@@ -25,8 +31,15 @@ async function serve(reader: ReturnType<typeof readerOf>, messages: readonly Wat
     }
   }
   const contextValues = createContextValues().set(envelopedResponseKey, reader as unknown as HttpResponse);
-  const request = { stream: true, method: ChannelService.method.watchEvents, header: new Headers({ "content-type": contentType }), contextValues } as unknown as StreamRequest;
-  const answer = (await createDirectStreams()(() => Promise.resolve({ stream: true, message: source() } as unknown as StreamResponse))(request)) as StreamResponse;
+  const request = {
+    stream: true,
+    method: ChannelService.method.watchEvents,
+    header: new Headers({ "content-type": contentType }),
+    contextValues,
+  } as unknown as StreamRequest;
+  const answer = (await createDirectStreams()(() => Promise.resolve({ stream: true, message: source() } as unknown as StreamResponse))(
+    request,
+  )) as StreamResponse;
   return { asked, left: collect(answer.message as AsyncIterable<WatchEventsResponse>) };
 }
 
@@ -66,7 +79,10 @@ test("the first message and large ones are left to the library", async () => {
 
 test("no more is asked for while the reader has no room, and nothing once it is gone", async () => {
   const reader = readerOf(16);
-  const { asked, left } = await serve(reader, [1, 2, 3, 4].map((seq) => eventOf(seq)));
+  const { asked, left } = await serve(
+    reader,
+    [1, 2, 3, 4].map((seq) => eventOf(seq)),
+  );
   await new Promise(setImmediate);
   expect(asked.count).toBe(1);
   reader.read();

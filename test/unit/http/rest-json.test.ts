@@ -1,14 +1,14 @@
-import { type JsonValue, create, fromJson } from "@bufbuild/protobuf";
+import { create, fromJson, type JsonValue } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema, ValueSchema } from "@bufbuild/protobuf/wkt";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { EventSchema, SessionEndSchema, ToolResultSchema } from "../../../gen/carrel/v1/event_pb.ts";
-import { EndReason, PermissionMode, SessionSchema, SessionStatus, SessionStatusSchema } from "../../../gen/carrel/v1/session_pb.ts";
 import { Int64RulesSchema } from "../../../gen/buf/validate/validate_pb.ts";
 import { ChannelService } from "../../../gen/carrel/v1/channel_service_pb.ts";
+import { EventSchema, SessionEndSchema, ToolResultSchema } from "../../../gen/carrel/v1/event_pb.ts";
+import { EndReason, PermissionMode, SessionSchema, SessionStatus, SessionStatusSchema } from "../../../gen/carrel/v1/session_pb.ts";
 import { SessionService } from "../../../gen/carrel/v1/session_service_pb.ts";
-import { createMessageReaders } from "../../../server/http/rest/reader.ts";
 import { noProblems } from "../../../server/http/rest/problems.ts";
+import { createMessageReaders } from "../../../server/http/rest/reader.ts";
 import { parseStrictJson } from "../../../server/http/rest/strict-json.ts";
 import { enumWords } from "../../../server/http/rest/words.ts";
 import { createMessageWriters } from "../../../server/http/rest/writer.ts";
@@ -19,8 +19,18 @@ const readerOf = createMessageReaders();
 describe("writing", () => {
   test("an unset message, time, optional number and unspecified enum are null, everything else has its default", () => {
     expect(writerOf(SessionEndSchema)(create(SessionEndSchema))).toEqual({ reason: null, exit_code: null, message: "" });
-    expect(writerOf(SessionEndSchema)(create(SessionEndSchema, { exitCode: 0, reason: EndReason.USER_REQUESTED }))).toEqual({ reason: "user_requested", exit_code: 0, message: "" });
-    expect(writerOf(SessionSchema)(create(SessionSchema))).toMatchObject({ created_at: null, usage: null, allowed_tools: [], demo: false, cost_usd: 0 });
+    expect(writerOf(SessionEndSchema)(create(SessionEndSchema, { exitCode: 0, reason: EndReason.USER_REQUESTED }))).toEqual({
+      reason: "user_requested",
+      exit_code: 0,
+      message: "",
+    });
+    expect(writerOf(SessionSchema)(create(SessionSchema))).toMatchObject({
+      created_at: null,
+      usage: null,
+      allowed_tools: [],
+      demo: false,
+      cost_usd: 0,
+    });
   });
 
   test("of a oneof only the member that is set is written", () => {
@@ -29,8 +39,14 @@ describe("writing", () => {
   });
 
   test("times are UTC with as many digits as they need", () => {
-    const at = (nanos: number) => (writerOf(SessionSchema)(create(SessionSchema, { createdAt: { seconds: 1_700_000_000n, nanos } })) as { created_at: string }).created_at;
-    expect([at(0), at(7_000_000), at(7_001_000)]).toEqual(["2023-11-14T22:13:20.000Z", "2023-11-14T22:13:20.007Z", "2023-11-14T22:13:20.007001Z"]);
+    const at = (nanos: number) =>
+      (writerOf(SessionSchema)(create(SessionSchema, { createdAt: { seconds: 1_700_000_000n, nanos } })) as { created_at: string })
+        .created_at;
+    expect([at(0), at(7_000_000), at(7_001_000)]).toEqual([
+      "2023-11-14T22:13:20.000Z",
+      "2023-11-14T22:13:20.007Z",
+      "2023-11-14T22:13:20.007001Z",
+    ]);
   });
 
   test("a Value is plain JSON of any kind", () => {
@@ -54,7 +70,11 @@ describe("reading", () => {
   test("every answer of strings, numbers and enums that is a request too reads back as it was written", () => {
     fc.assert(
       fc.property(
-        fc.record({ name: fc.string({ unit: "grapheme" }), allowedTools: fc.array(fc.string({ unit: "grapheme" })), permissionMode: fc.constantFrom(...Object.values(PermissionMode)) }),
+        fc.record({
+          name: fc.string({ unit: "grapheme" }),
+          allowedTools: fc.array(fc.string({ unit: "grapheme" })),
+          permissionMode: fc.constantFrom(...Object.values(PermissionMode)),
+        }),
         (init) => {
           const { input } = SessionService.method.createSession;
           const message = create(input, init);
@@ -110,7 +130,8 @@ describe("strict JSON", () => {
 
   test("finds a repeated key in the object that repeats it and nowhere else", () => {
     expect(parse('{"a":{"b":1},"c":[{"b":1},{"b":2}],"d":"b","b":"a"}')).toBeTypeOf("object");
-    for (const text of ['{"a":1,"a":1}', '{"x":[{"a":1 , "a" : 2}]}', '{"\\"":1,"\\u0022":2}']) expect(() => parse(text)).toThrow("repeats the key");
+    for (const text of ['{"a":1,"a":1}', '{"x":[{"a":1 , "a" : 2}]}', '{"\\"":1,"\\u0022":2}'])
+      expect(() => parse(text)).toThrow("repeats the key");
   });
 
   test("a text of a megabyte is no trouble, whatever is in it", () => {

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
+import { RunnerService } from "../../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ChannelService } from "../../../gen/carrel/v1/channel_service_pb.ts";
 import { CredentialService } from "../../../gen/carrel/v1/credential_service_pb.ts";
 import { RegistrationService } from "../../../gen/carrel/v1/registration_service_pb.ts";
-import { RunnerService } from "../../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { SessionService } from "../../../gen/carrel/v1/session_service_pb.ts";
 import { Health } from "../../../gen/grpc/health/v1/health_pb.ts";
 import { assertAuthorized, authorizationOf, filesOf } from "../../../server/http/descriptors.ts";
@@ -40,11 +40,19 @@ describe("routes", () => {
   });
 
   test("forms of a template that are not served are refused", () => {
-    for (const template of ["v1", "/v1/{a=**}", "/v1/{a}:watch", "/v1//x", "/v1/*"]) expect(() => createRoutes().add(binding(template), 1)).toThrow("not a path template");
+    for (const template of ["v1", "/v1/{a=**}", "/v1/{a}:watch", "/v1//x", "/v1/*"])
+      expect(() => createRoutes().add(binding(template), 1)).toThrow("not a path template");
   });
 
   test("a method says its verb, template and variables", () => {
-    expect(bindingsOf(ChannelService.method.answerApproval)).toEqual([{ verb: "POST", template: "/v1/sessions/{session_id}/approvals/{tool_use_id}", variables: ["session_id", "tool_use_id"], hasBody: true }]);
+    expect(bindingsOf(ChannelService.method.answerApproval)).toEqual([
+      {
+        verb: "POST",
+        template: "/v1/sessions/{session_id}/approvals/{tool_use_id}",
+        variables: ["session_id", "tool_use_id"],
+        hasBody: true,
+      },
+    ]);
     expect(bindingsOf(ChannelService.method.watchEvents)).toEqual([]);
   });
 });
@@ -76,7 +84,10 @@ describe("descriptors", () => {
 
 describe("the OpenAPI document", () => {
   const document = createOpenApi(contract, "https://carrel.example") as unknown as {
-    paths: Record<string, Record<string, { parameters: { name: string; in: string }[]; responses: Record<string, unknown>; requestBody?: unknown }>>;
+    paths: Record<
+      string,
+      Record<string, { parameters: { name: string; in: string }[]; responses: Record<string, unknown>; requestBody?: unknown }>
+    >;
     components: { schemas: Record<string, { properties?: Record<string, unknown> }> };
   };
 
@@ -87,14 +98,24 @@ describe("the OpenAPI document", () => {
   });
 
   test("path variables and query fields are parameters, the rest is the body", () => {
-    expect(document.paths["/v1/sessions"]!.get!.parameters.map((one) => `${one.in} ${one.name}`)).toEqual(["query status", "query limit", "query cursor"]);
+    expect(document.paths["/v1/sessions"]!.get!.parameters.map((one) => `${one.in} ${one.name}`)).toEqual([
+      "query status",
+      "query limit",
+      "query cursor",
+    ]);
     const patch = document.paths["/v1/sessions/{session_id}"]!.patch!;
     expect(patch.parameters.map((one) => `${one.in} ${one.name}`)).toEqual(["path session_id"]);
-    expect(patch.requestBody).toMatchObject({ content: { "application/json": { schema: { additionalProperties: false, properties: { name: { type: "string" } } } } } });
+    expect(patch.requestBody).toMatchObject({
+      content: { "application/json": { schema: { additionalProperties: false, properties: { name: { type: "string" } } } } },
+    });
   });
 
   test("enums are the product's words, and every reference leads somewhere", () => {
-    expect(document.components.schemas.Session?.properties?.permission_mode).toEqual({ type: ["string", "null"], enum: ["acceptEdits", "plan", "bypassPermissions", null] });
-    for (const [, name] of JSON.stringify(document).matchAll(/#\/components\/schemas\/(\w+)/g)) expect(document.components.schemas).toHaveProperty(name!);
+    expect(document.components.schemas.Session?.properties?.permission_mode).toEqual({
+      type: ["string", "null"],
+      enum: ["acceptEdits", "plan", "bypassPermissions", null],
+    });
+    for (const [, name] of JSON.stringify(document).matchAll(/#\/components\/schemas\/(\w+)/g))
+      expect(document.components.schemas).toHaveProperty(name!);
   });
 });

@@ -7,7 +7,9 @@ import { createFeeds, type Sized } from "../../../server/journal/feed.ts";
 const session = "ses_1";
 
 function event(seq: number, options: { blockId?: string; bytes?: number } = {}): Sized {
-  const kind = options.blockId ? { case: "assistant" as const, value: { blockId: options.blockId } } : { case: "system" as const, value: { message: String(seq) } };
+  const kind = options.blockId
+    ? { case: "assistant" as const, value: { blockId: options.blockId } }
+    : { case: "system" as const, value: { message: String(seq) } };
   return { event: create(EventSchema, { seq, payload: { kind } }), bytes: options.bytes ?? 100 };
 }
 
@@ -25,7 +27,12 @@ describe("recent events", () => {
     expect(reader.after(0)).toEqual([]);
     feeds.publish(session, [event(5), event(6)]);
     feeds.publish(session, [event(7)]);
-    expect([seqs(reader.after(4)), seqs(reader.after(5)), seqs(reader.after(7)), seqs(reader.after(9))]).toEqual([[5, 6, 7], [6, 7], [], []]);
+    expect([seqs(reader.after(4)), seqs(reader.after(5)), seqs(reader.after(7)), seqs(reader.after(9))]).toEqual([
+      [5, 6, 7],
+      [6, 7],
+      [],
+      [],
+    ]);
     expect([reader.after(3), reader.after(0)]).toEqual([undefined, undefined]);
   });
 
@@ -43,7 +50,10 @@ describe("recent events", () => {
   test("are bounded in number and in bytes", () => {
     const feeds = createFeeds();
     const reader = feeds.subscribe(session);
-    feeds.publish(session, Array.from({ length: 1_000 }, (_, index) => event(index + 1)));
+    feeds.publish(
+      session,
+      Array.from({ length: 1_000 }, (_, index) => event(index + 1)),
+    );
     expect([reader.after(1_000 - 257), seqs(reader.after(1_000 - 256))?.length]).toEqual([undefined, 256]);
     feeds.publish(session, [event(1_001, { bytes: 200 * 1024 }), event(1_002, { bytes: 200 * 1024 })]);
     expect([reader.after(1_000), seqs(reader.after(1_001))]).toEqual([undefined, [1_002]]);
@@ -70,7 +80,8 @@ describe("recent events", () => {
           } else late.push(...batch);
           if (!reads) continue;
           const live = reader.after(seen.length);
-          const rest = live === undefined || (live.length === 0 && reader.takeStale()) ? table.slice(seen.length) : live.map(({ seq }) => seq);
+          const rest =
+            live === undefined || (live.length === 0 && reader.takeStale()) ? table.slice(seen.length) : live.map(({ seq }) => seq);
           seen.push(...rest);
           expect(seen).toEqual(table.slice(0, seen.length));
         }
@@ -111,7 +122,12 @@ describe("deltas", () => {
   });
 
   test("any pieces in any order, with pauses of any length, are shown as prefixes", () => {
-    const piece = fc.record({ block: fc.constantFrom("a", "b", "c"), skip: fc.integer({ min: 0, max: 3 }), size: fc.integer({ min: 1, max: 30_000 }), take: fc.boolean() });
+    const piece = fc.record({
+      block: fc.constantFrom("a", "b", "c"),
+      skip: fc.integer({ min: 0, max: 3 }),
+      size: fc.integer({ min: 1, max: 30_000 }),
+      take: fc.boolean(),
+    });
     fc.assert(
       fc.property(fc.array(piece, { maxLength: 80 }), (pieces) => {
         const feeds = createFeeds();
@@ -140,7 +156,13 @@ describe("a reader", () => {
   test("is woken by what is published, by deltas, by a ring, by itself, and by time", async () => {
     const feeds = createFeeds();
     const reader = feeds.subscribe(session);
-    for (const ring of [() => feeds.publish(session, [event(1)]), () => feeds.pushDeltas(session, [delta("a", 0, "x")]), () => feeds.ring(session), () => feeds.ring(undefined), () => reader.wake()]) {
+    for (const ring of [
+      () => feeds.publish(session, [event(1)]),
+      () => feeds.pushDeltas(session, [delta("a", 0, "x")]),
+      () => feeds.ring(session),
+      () => feeds.ring(undefined),
+      () => reader.wake(),
+    ]) {
       const waiting = reader.wait(5_000);
       ring();
       expect(await waiting).toBe("rung");

@@ -23,11 +23,13 @@ test("what people see follows from the row alone", () => {
     [{ state: "ended", turn: 4, pending_count: 1 }, ENDED, UserState.ENDED, SessionDetail.UNSPECIFIED, false],
     [{ state: "ended", started_at: null }, ENDED, UserState.ENDED, SessionDetail.UNSPECIFIED, false],
   ];
-  for (const [change, status, userState, detail, needsAttention] of table) expect([change, viewOf({ ...idle, ...change })]).toEqual([change, { status, userState, detail, needsAttention }]);
+  for (const [change, status, userState, detail, needsAttention] of table)
+    expect([change, viewOf({ ...idle, ...change })]).toEqual([change, { status, userState, detail, needsAttention }]);
 });
 
 test("the stored words are those of the contract, all of them", () => {
-  const wordsOf = (schema: typeof EndReasonSchema | typeof PermissionModeSchema) => schema.values.filter(({ number }) => number !== 0).map(({ number }) => [wordOf(schema, number), number]);
+  const wordsOf = (schema: typeof EndReasonSchema | typeof PermissionModeSchema) =>
+    schema.values.filter(({ number }) => number !== 0).map(({ number }) => [wordOf(schema, number), number]);
   expect(Object.fromEntries(wordsOf(EndReasonSchema))).toEqual(endReasons);
   expect(Object.fromEntries(wordsOf(PermissionModeSchema))).toEqual(permissionModes);
   expect(Object.keys(endReasons)).toHaveLength(EndReasonSchema.values.length - 1);

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { decide, patternMatches } from "../../../server/channel/permissions/engine.ts";
 import { derivePattern } from "../../../server/channel/permissions/derive.ts";
+import { decide, patternMatches } from "../../../server/channel/permissions/engine.ts";
 import { parsePattern } from "../../../server/channel/permissions/pattern.ts";
 
 describe("a pattern", () => {
@@ -13,11 +13,60 @@ describe("a pattern", () => {
   });
 
   it.each([
-    ...["", " ", "Read ", " Read", "Read(./src)", "WebFetch(domain:x)", "Bash()", "Bash(:*)", "Bash(*)", "Bash( :*)", "Bash(git)", "Bash(git *)"],
-    ...["Bash(git:*", "Bash(git:*))x", "bash(git:*)x", "Bash( git:*)", "Bash(git :*)", "Bash (git:*)", "mcp__", "mcp____x", "mcp__*", "*", "Re*d", "1x"],
+    ...[
+      "",
+      " ",
+      "Read ",
+      " Read",
+      "Read(./src)",
+      "WebFetch(domain:x)",
+      "Bash()",
+      "Bash(:*)",
+      "Bash(*)",
+      "Bash( :*)",
+      "Bash(git)",
+      "Bash(git *)",
+    ],
+    ...[
+      "Bash(git:*",
+      "Bash(git:*))x",
+      "bash(git:*)x",
+      "Bash( git:*)",
+      "Bash(git :*)",
+      "Bash (git:*)",
+      "mcp__",
+      "mcp____x",
+      "mcp__*",
+      "*",
+      "Re*d",
+      "1x",
+    ],
     // No stage ever begins with these: such a rule would guard nothing.
-    ...["Bash(A=1 ls:*)", "Bash(ls; rm:*)", "Bash(ls | wc:*)", "Bash(ls > x:*)", "Bash($(x):*)", "Bash(ls $(x):*)", "Bash(`x`:*)", "Bash((ls):*)"],
-    ...["Bash({ ls:*)", "Bash(if:*)", "Bash(! ls:*)", "Bash(for x:*)", "Bash([[:*)", "Bash($X:*)", "Bash(l*:*)", "Bash(~/x:*)", "Bash(ls 'x:*)", "Bash(ls\nrm:*)", "Bash(ls # x:*)", "Bash(ls &:*)", "Bash(ls\r:*)"],
+    ...[
+      "Bash(A=1 ls:*)",
+      "Bash(ls; rm:*)",
+      "Bash(ls | wc:*)",
+      "Bash(ls > x:*)",
+      "Bash($(x):*)",
+      "Bash(ls $(x):*)",
+      "Bash(`x`:*)",
+      "Bash((ls):*)",
+    ],
+    ...[
+      "Bash({ ls:*)",
+      "Bash(if:*)",
+      "Bash(! ls:*)",
+      "Bash(for x:*)",
+      "Bash([[:*)",
+      "Bash($X:*)",
+      "Bash(l*:*)",
+      "Bash(~/x:*)",
+      "Bash(ls 'x:*)",
+      "Bash(ls\nrm:*)",
+      "Bash(ls # x:*)",
+      "Bash(ls &:*)",
+      "Bash(ls\r:*)",
+    ],
   ])("%j is not", (text) => {
     expect(parsePattern(text)).toBeUndefined();
   });
@@ -56,12 +105,43 @@ describe("the pattern of an approval for the session", () => {
     ["npm run test:unit", "Bash(npm run:*)"],
   ])("of %j is %s", (command, pattern) => {
     expect(derivePattern("Bash", { command })).toBe(pattern);
-    expect(decide({ allowed: [], denied: [], sessionPatterns: [pattern], mode: "acceptEdits" }, "Bash", { command }).behavior).toBe("allow");
+    expect(decide({ allowed: [], denied: [], sessionPatterns: [pattern], mode: "acceptEdits" }, "Bash", { command }).behavior).toBe(
+      "allow",
+    );
   });
 
   it.each([
-    ...["git status && git log", "ls && cat x", "ls $(cat x)", "(ls)", "git -C x status", "git", "python -c 'x'", "node -e 1", "$X y", "git $X"],
-    ...["bash -c ls", "bash x.sh", "sudo ls", "env ls", "eval ls", "find . -exec ls {} +", "PATH=x ls", "if ls; then ls; fi", "! ls", "", "# x", "X=1", "ls '", "'my tool' x", "xargs -n1 ls", "> x", "'a=b' x"],
+    ...[
+      "git status && git log",
+      "ls && cat x",
+      "ls $(cat x)",
+      "(ls)",
+      "git -C x status",
+      "git",
+      "python -c 'x'",
+      "node -e 1",
+      "$X y",
+      "git $X",
+    ],
+    ...[
+      "bash -c ls",
+      "bash x.sh",
+      "sudo ls",
+      "env ls",
+      "eval ls",
+      "find . -exec ls {} +",
+      "PATH=x ls",
+      "if ls; then ls; fi",
+      "! ls",
+      "",
+      "# x",
+      "X=1",
+      "ls '",
+      "'my tool' x",
+      "xargs -n1 ls",
+      "> x",
+      "'a=b' x",
+    ],
   ])("of %j does not exist: the answer is for this call only", (command) => {
     expect(derivePattern("Bash", { command })).toBeUndefined();
   });
@@ -82,7 +162,11 @@ describe("the engine explains itself", () => {
   it("by the patterns that allowed, the rule that denied, or the reason a person is asked", () => {
     expect(decide(rules, "Bash", { command: "ls | cat; ls" })).toEqual({ behavior: "allow", by: "Bash(ls:*), Bash(cat:*)" });
     expect(decide(rules, "Write", {})).toEqual({ behavior: "allow", by: "acceptEdits" });
-    expect(decide(rules, "Bash", { command: "rm x" })).toEqual({ behavior: "deny", by: "Bash(rm:*)", message: "The rule Bash(rm:*) of this session denies this call." });
+    expect(decide(rules, "Bash", { command: "rm x" })).toEqual({
+      behavior: "deny",
+      by: "Bash(rm:*)",
+      message: "The rule Bash(rm:*) of this session denies this call.",
+    });
     expect(decide(rules, "Bash", { command: "ls $(rm x)" })).toEqual({ behavior: "ask", why: "$(…)" });
     expect(decide(rules, "Read", {})).toEqual({ behavior: "ask", why: "no rule covers this call of Read" });
   });

@@ -32,12 +32,18 @@ export async function openRecordingShell(): Promise<RecordingShell> {
   const [starters, recorders, work] = ["starters", "recorders", "work"].map((name) => join(folder, name)) as [string, string, string];
   for (const each of [starters, recorders, work]) await mkdir(each);
   const record = `printf '%s\\0' "$QREC" "$(($#+1))" "\${0##*/}" "$@" >>"$QLOG"`;
-  for (const name of startersByName) await script(join(starters, name), `${record}\nPATH=${recorders}:${starters}\nexport PATH\nexec ${await realPath(name)} "$@"\n`);
+  for (const name of startersByName)
+    await script(join(starters, name), `${record}\nPATH=${recorders}:${starters}\nexport PATH\nexec ${await realPath(name)} "$@"\n`);
   for (const name of [...plainNames, "qno"]) await script(join(recorders, name), `${record}\n`);
   await writeFile(join(work, "qrm"), "");
   return {
     // A random function may call itself; bash stops it at this depth.
-    run: (commands) => runBatch(folder, { FUNCNEST: "4", PATH: starters, HOME: work, QDIR: folder, QLOG: join(folder, "log"), QRM: "qrm", X: "x y" }, commands),
+    run: (commands) =>
+      runBatch(
+        folder,
+        { FUNCNEST: "4", PATH: starters, HOME: work, QDIR: folder, QLOG: join(folder, "log"), QRM: "qrm", X: "x y" },
+        commands,
+      ),
     close: () => rm(folder, { recursive: true, force: true }),
   };
 }
@@ -49,7 +55,13 @@ async function script(path: string, text: string): Promise<void> {
 
 async function realPath(name: string): Promise<string> {
   for (const path of [`/usr/bin/${name}`, `/bin/${name}`]) {
-    if (await readFile(path).then(() => true, () => false)) return path;
+    if (
+      await readFile(path).then(
+        () => true,
+        () => false,
+      )
+    )
+      return path;
   }
   throw new Error(`this test needs the program ${name}`);
 }
@@ -59,7 +71,12 @@ async function runBatch(folder: string, environment: Record<string, string>, com
   await writeFile(join(folder, "commands"), commands.map((command) => `${command}\0`).join(""));
   await writeFile(log, "");
   // A process group of its own: whatever a command leaves behind ends with the batch.
-  const shell = spawn("/bin/bash", ["--norc", "--noprofile", "-c", driver], { cwd: join(folder, "work"), env: environment, stdio: "ignore", detached: true });
+  const shell = spawn("/bin/bash", ["--norc", "--noprofile", "-c", driver], {
+    cwd: join(folder, "work"),
+    env: environment,
+    stdio: "ignore",
+    detached: true,
+  });
   const deadline = setTimeout(() => killGroup(shell.pid), 30_000);
   const code = await new Promise<number | null>((resolve, reject) => {
     shell.once("error", reject);
@@ -68,7 +85,10 @@ async function runBatch(folder: string, environment: Record<string, string>, com
   clearTimeout(deadline);
   killGroup(shell.pid);
   const executions = parseLog(await readFile(log, "utf8"), commands.length);
-  if (code === null) throw new Error(`bash did not come to an end after ${JSON.stringify(commands.slice(executions.findLastIndex((each) => each.length > 0)).slice(0, 5))}`);
+  if (code === null)
+    throw new Error(
+      `bash did not come to an end after ${JSON.stringify(commands.slice(executions.findLastIndex((each) => each.length > 0)).slice(0, 5))}`,
+    );
   return executions;
 }
 

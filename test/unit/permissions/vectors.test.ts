@@ -15,7 +15,9 @@ describe("the permission engine gives the verdict its table states", () => {
         .filter((each) => each.file === file)
         .flatMap((each) => {
           const verdict = decide(each.rules, each.tool, each.input);
-          return verdict.behavior === each.expected ? [] : [`${file}:${each.line}: ${JSON.stringify(each.input)} expected ${each.expected}, got ${JSON.stringify(verdict)}`];
+          return verdict.behavior === each.expected
+            ? []
+            : [`${file}:${each.line}: ${JSON.stringify(each.input)} expected ${each.expected}, got ${JSON.stringify(verdict)}`];
         });
       expect(wrong).toEqual([]);
     });

@@ -17,7 +17,9 @@ type Vector = { file: string; line: number; rules: PermissionRules; tool: string
 const folder = new URL("../../vectors/permissions/", import.meta.url);
 
 export function readVectors(): Vector[] {
-  return readdirSync(folder).filter((name) => name.endsWith(".txt")).flatMap(readVectorFile);
+  return readdirSync(folder)
+    .filter((name) => name.endsWith(".txt"))
+    .flatMap(readVectorFile);
 }
 
 function readVectorFile(file: string): Vector[] {
@@ -41,7 +43,12 @@ function readRules(text: string): PermissionRules {
   const lists: Record<string, string[]> = { "+": [], "-": [], "+session:": [] };
   for (const [, list = "", pattern = ""] of text.matchAll(/ (\+session:|\+|-)(Bash\([^)]*?:\*\)|\S+)/g)) lists[list]?.push(pattern);
   const mode = / mode=(\w+)/.exec(text)?.[1] ?? "acceptEdits";
-  return { allowed: lists["+"] ?? [], denied: lists["-"] ?? [], sessionPatterns: lists["+session:"] ?? [], mode: mode as PermissionModeWord };
+  return {
+    allowed: lists["+"] ?? [],
+    denied: lists["-"] ?? [],
+    sessionPatterns: lists["+session:"] ?? [],
+    mode: mode as PermissionModeWord,
+  };
 }
 
 function readCall(text: string): { tool: string; input: JsonObject } {

@@ -1,7 +1,7 @@
 import type { Message } from "@bufbuild/protobuf";
 import { describe, expect, it } from "vitest";
-import { PermissionMode } from "../../../gen/carrel/v1/session_pb.ts";
 import { type CreateProfileRequest, ProfileService, type UpdateProfileRequest } from "../../../gen/carrel/v1/profile_service_pb.ts";
+import { PermissionMode } from "../../../gen/carrel/v1/session_pb.ts";
 import { createOpenApi } from "../../../server/http/openapi.ts";
 import { createBinder } from "../../../server/http/rest/bind.ts";
 import { createMessageReaders } from "../../../server/http/rest/reader.ts";
@@ -12,14 +12,23 @@ const id = `prf_${"1".repeat(32)}`;
 function bind(name: "createProfile" | "updateProfile", body: object | string, query = ""): Message {
   const method = ProfileService.method[name];
   const values = name === "updateProfile" ? [id] : [];
-  return createBinder(method, bindingsOf(method)[0]!, createMessageReaders())({ values, query, body: Buffer.from(typeof body === "string" ? body : JSON.stringify(body)) });
+  return createBinder(
+    method,
+    bindingsOf(method)[0]!,
+    createMessageReaders(),
+  )({ values, query, body: Buffer.from(typeof body === "string" ? body : JSON.stringify(body)) });
 }
 
 const update = (body: object | string) => bind("updateProfile", body) as UpdateProfileRequest;
 
 describe("the body of a profile", () => {
   it("is flat, with the fields of the request beside those of the profile", () => {
-    const request = bind("createProfile", { name: "a", permission_mode: "plan", environment: { A: "b" }, request_id: "r" }) as CreateProfileRequest;
+    const request = bind("createProfile", {
+      name: "a",
+      permission_mode: "plan",
+      environment: { A: "b" },
+      request_id: "r",
+    }) as CreateProfileRequest;
     expect(request).toMatchObject({ requestId: "r", profile: { name: "a", permissionMode: PermissionMode.PLAN, environment: { A: "b" } } });
     expect((bind("createProfile", { idempotent_key: "k" }) as CreateProfileRequest).requestId).toBe("k");
   });
@@ -56,8 +65,11 @@ describe("the body of a profile", () => {
   });
 
   it("is described as it is served", () => {
-    const { paths } = createOpenApi([ProfileService], undefined) as { paths: Record<string, Record<string, { requestBody?: { content: { "application/json": { schema: { properties: object } } } } }>> };
-    const keysOf = (path: string, verb: string) => Object.keys(paths[path]?.[verb]?.requestBody?.content["application/json"].schema.properties ?? {});
+    const { paths } = createOpenApi([ProfileService], undefined) as {
+      paths: Record<string, Record<string, { requestBody?: { content: { "application/json": { schema: { properties: object } } } } }>>;
+    };
+    const keysOf = (path: string, verb: string) =>
+      Object.keys(paths[path]?.[verb]?.requestBody?.content["application/json"].schema.properties ?? {});
     expect(keysOf("/v1/profiles", "post")).toEqual(expect.arrayContaining(["name", "allowed_hosts", "mcp_servers", "request_id"]));
     expect(keysOf("/v1/profiles/{profile_id}", "put")).not.toContain("update_mask");
     expect(keysOf("/v1/profiles/{profile_id}", "put")).not.toContain("profile_id");

@@ -4,7 +4,16 @@ import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/ev
 import { alreadyCommitted, isAct, isReportable, nextStep, type Observed, questionOf, type Step } from "../../../server/runners/rules.ts";
 
 const deadlines = { endGraceMs: 5_000, maxRestarts: 3 };
-const well: Observed = { state: "running", desired: "run", sandbox: "running", leaseLeftMs: 10_000, inStateMs: 60_000, restarts: 0, started: true, lifeLeftMs: 60_000 };
+const well: Observed = {
+  state: "running",
+  desired: "run",
+  sandbox: "running",
+  leaseLeftMs: 10_000,
+  inStateMs: 60_000,
+  restarts: 0,
+  started: true,
+  lifeLeftMs: 60_000,
+};
 
 describe("the next step of a session", () => {
   const table: [string, Partial<Observed>, Step][] = [
@@ -14,7 +23,11 @@ describe("the next step of a session", () => {
     ["it starts and its sandbox is not known yet", { state: "starting", sandbox: undefined, started: false, leaseLeftMs: 1 }, "wait"],
     ["it starts and its runner is on the way", { state: "starting", started: false, leaseLeftMs: 1 }, "wait"],
     ["it starts, the deadline has passed, the sandbox is there", { state: "starting", started: false, leaseLeftMs: -1 }, "startup_timeout"],
-    ["it starts, the deadline has passed, there is no sandbox", { state: "starting", sandbox: undefined, started: false, leaseLeftMs: -1 }, "recover"],
+    [
+      "it starts, the deadline has passed, there is no sandbox",
+      { state: "starting", sandbox: undefined, started: false, leaseLeftMs: -1 },
+      "recover",
+    ],
     ["its first sandbox left before its runner attached", { state: "starting", sandbox: "exited", started: false }, "recover"],
     ["its first sandbox left again and again", { state: "starting", sandbox: "exited", started: false, restarts: 3 }, "startup_timeout"],
     ["a restart of it does not attach", { state: "starting", leaseLeftMs: -1, restarts: 1 }, "recover"],
@@ -37,7 +50,8 @@ describe("the next step of a session", () => {
     ["it has ended", { state: "ended", desired: "end", sandbox: undefined }, "wait"],
     ["it has ended, whatever else is seen", { state: "ended", desired: "run", sandbox: "exited", leaseLeftMs: -1 }, "wait"],
   ];
-  for (const [name, change, step] of table) test(`when ${name}: ${step}`, () => expect(nextStep({ ...well, ...change }, deadlines)).toBe(step));
+  for (const [name, change, step] of table)
+    test(`when ${name}: ${step}`, () => expect(nextStep({ ...well, ...change }, deadlines)).toBe(step));
 
   test("never waits for ever: whatever is observed, time alone leads to another step or all is well", () => {
     for (const state of ["requested", "starting", "running", "ending", "ended"] as const) {
@@ -67,21 +81,53 @@ test("a batch is compared with what is committed: skipped, taken, or missed", ()
     [3, -5, 2, { expected: 4 }],
     [3, 99, 0, { skip: 0 }],
   ];
-  for (const [last, first, count, answer] of table) expect([last, first, count, alreadyCommitted(last, first, count)]).toEqual([last, first, count, answer]);
+  for (const [last, first, count, answer] of table)
+    expect([last, first, count, alreadyCommitted(last, first, count)]).toEqual([last, first, count, answer]);
 });
 
 test("a runner reports what the agent does; everything else is the server's word", () => {
   const cases = EventPayloadSchema.oneofs[0]!.fields.map((field) => field.localName as NonNullable<EventPayload["kind"]["case"]>);
   const of = (kind: string) => ({ kind: { case: kind, value: {} } }) as unknown as EventPayload;
-  expect(cases.filter((kind) => isReportable(of(kind))).toSorted()).toEqual(["assistant", "result", "sdkSessionId", "sessionError", "system", "toolResult", "toolUse"]);
+  expect(cases.filter((kind) => isReportable(of(kind))).toSorted()).toEqual([
+    "assistant",
+    "result",
+    "sdkSessionId",
+    "sessionError",
+    "system",
+    "toolResult",
+    "toolUse",
+  ]);
   expect(cases.filter((kind) => isAct(of(kind))).toSorted()).toEqual(["assistant", "toolResult", "toolUse"]);
   expect([isReportable(undefined), isReportable(create(EventPayloadSchema, {}))]).toEqual([false, false]);
 });
 
 test("the agent's question is shown as it was asked, and what is no question is shown as nothing", () => {
-  const asked = questionOf("t", { questions: [{ question: "Which?", header: "H", multiSelect: true, options: [{ label: "A", description: "a" }, "B", 3] }, "no object", null] });
-  expect(asked.questions.map(({ question, header, multiSelect, options }) => ({ question, header, multiSelect, options: options.map(({ label, description }) => [label, description]) }))).toEqual([
-    { question: "Which?", header: "H", multiSelect: true, options: [["A", "a"], ["B", ""], ["3", ""]] },
+  const asked = questionOf("t", {
+    questions: [
+      { question: "Which?", header: "H", multiSelect: true, options: [{ label: "A", description: "a" }, "B", 3] },
+      "no object",
+      null,
+    ],
+  });
+  expect(
+    asked.questions.map(({ question, header, multiSelect, options }) => ({
+      question,
+      header,
+      multiSelect,
+      options: options.map(({ label, description }) => [label, description]),
+    })),
+  ).toEqual([
+    {
+      question: "Which?",
+      header: "H",
+      multiSelect: true,
+      options: [
+        ["A", "a"],
+        ["B", ""],
+        ["3", ""],
+      ],
+    },
   ]);
-  for (const input of [{}, { questions: "x" }, { questions: null }, { questions: [1, []] }]) expect(questionOf("t", input).questions).toEqual([]);
+  for (const input of [{}, { questions: "x" }, { questions: null }, { questions: [1, []] }])
+    expect(questionOf("t", input).questions).toEqual([]);
 });

@@ -28,21 +28,17 @@ const streaming = ["-p", "--input-format", "stream-json", "--output-format", "st
 /** The real agent program in a home and a folder of its own, ended with the test. */
 async function spawnAgent(model: ScriptedModel): Promise<ChildProcess> {
   const home = await mkdtemp(join(tmpdir(), "scripted-model-"));
-  const child = spawn(
-    claude,
-    [...streaming, "--permission-prompt-tool", "stdio", "--allowedTools", "Bash"],
-    {
-      cwd: home,
-      env: {
-        PATH: process.env.PATH ?? "",
-        HOME: home,
-        ANTHROPIC_BASE_URL: model.url,
-        ANTHROPIC_API_KEY: apiKey,
-        CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: "1",
-      },
-      stdio: ["pipe", "pipe", "inherit"],
+  const child = spawn(claude, [...streaming, "--permission-prompt-tool", "stdio", "--allowedTools", "Bash"], {
+    cwd: home,
+    env: {
+      PATH: process.env.PATH ?? "",
+      HOME: home,
+      ANTHROPIC_BASE_URL: model.url,
+      ANTHROPIC_API_KEY: apiKey,
+      CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: "1",
     },
-  );
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   onTestFinished(async () => {
     child.kill("SIGKILL");
     if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
@@ -85,32 +81,36 @@ async function startAgent(model: ScriptedModel) {
 
 const takes = "the real agent takes text, thinking, tools, sub-agents, questions and faults from the scripted model";
 
-test.skipIf(!existsSync(claude))(takes, async () => {
-  const model = await startModel();
-  const agent = await startAgent(model);
+test.skipIf(!existsSync(claude))(
+  takes,
+  async () => {
+    const model = await startModel();
+    const agent = await startAgent(model);
 
-  expect(await agent.ask("[[think I wonder.]][[text hello {{n}}]]")).toBe("hello 1");
-  expect(JSON.stringify(agent.seen)).toContain("I wonder.");
+    expect(await agent.ask("[[think I wonder.]][[text hello {{n}}]]")).toBe("hello 1");
+    expect(JSON.stringify(agent.seen)).toContain("I wonder.");
 
-  const both = '[[tool Bash {"command":"echo one"}]][[+tool Bash {"command":"echo two"}]]';
-  expect(await agent.ask(`${both}[[text {{tool_result}} after {{earlier_answers}}]]`)).toBe('one\ntwo after "hello 1"');
+    const both = '[[tool Bash {"command":"echo one"}]][[+tool Bash {"command":"echo two"}]]';
+    expect(await agent.ask(`${both}[[text {{tool_result}} after {{earlier_answers}}]]`)).toBe('one\ntwo after "hello 1"');
 
-  const inner = '[[tool Bash {"command":"echo deep"}]][[text saw {{tool_result}}]]';
-  expect(await agent.ask(`[[subagent look ${inner}]][[text {{tool_result}}]]`)).toContain("saw deep");
-  expect(agent.seen.some((message) => message.type === "assistant" && message.parent_tool_use_id)).toBe(true);
+    const inner = '[[tool Bash {"command":"echo deep"}]][[text saw {{tool_result}}]]';
+    expect(await agent.ask(`[[subagent look ${inner}]][[text {{tool_result}}]]`)).toContain("saw deep");
+    expect(agent.seen.some((message) => message.type === "assistant" && message.parent_tool_use_id)).toBe(true);
 
-  agent.prompt("[[ask Which colour? | Red | Blue]][[text {{tool_result}}]]");
-  const asked = await agent.until("control_request");
-  expect(asked.request).toMatchObject({ subtype: "can_use_tool", tool_name: "AskUserQuestion" });
-  agent.allow(asked, { ...asked.request?.input, answers: { "Which colour?": "Blue" } });
-  expect((await agent.until("result")).result).toContain('"Which colour?"="Blue"');
+    agent.prompt("[[ask Which colour? | Red | Blue]][[text {{tool_result}}]]");
+    const asked = await agent.until("control_request");
+    expect(asked.request).toMatchObject({ subtype: "can_use_tool", tool_name: "AskUserQuestion" });
+    agent.allow(asked, { ...asked.request?.input, answers: { "Which colour?": "Blue" } });
+    expect((await agent.until("result")).result).toContain('"Which colour?"="Blue"');
 
-  expect(await agent.ask("[[status 529 x1]][[text recovered]]")).toBe("recovered");
-  expect(await agent.ask("[[text before]][[cut 2 x1]][[text and after]]")).toBe("and after");
+    expect(await agent.ask("[[status 529 x1]][[text recovered]]")).toBe("recovered");
+    expect(await agent.ask("[[text before]][[cut 2 x1]][[text and after]]")).toBe("and after");
 
-  agent.send({ type: "control_request", request_id: "usage", request: { subtype: "get_context_usage" } });
-  expect(await agent.until("control_response")).toMatchObject({ response: { subtype: "success" } });
-  const paths = new Set(model.requests().map(({ method, path }) => `${method} ${path}`));
-  expect([...paths].sort()).toEqual(["POST /v1/messages/count_tokens?beta=true", "POST /v1/messages?beta=true"]);
-  expect(new Set(model.requests().map(({ status }) => status))).toEqual(new Set([200, 529]));
-}, 20_000);
+    agent.send({ type: "control_request", request_id: "usage", request: { subtype: "get_context_usage" } });
+    expect(await agent.until("control_response")).toMatchObject({ response: { subtype: "success" } });
+    const paths = new Set(model.requests().map(({ method, path }) => `${method} ${path}`));
+    expect([...paths].sort()).toEqual(["POST /v1/messages/count_tokens?beta=true", "POST /v1/messages?beta=true"]);
+    expect(new Set(model.requests().map(({ status }) => status))).toEqual(new Set([200, 529]));
+  },
+  20_000,
+);

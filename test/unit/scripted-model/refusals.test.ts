@@ -24,12 +24,24 @@ const refused: [string, Record<string, unknown>, RegExp][] = [
   ["an empty text", { messages: [{ role: "user", content: [{ type: "text", text: "" }] }] }, /non-empty/],
   ["an unknown block", { messages: [{ role: "user", content: [{ type: "video" }] }] }, /Input tag 'video'/],
   ["a tool call by the user", { messages: [{ role: "user", content: call.content }] }, /Input tag 'tool_use'/],
-  ["an unsigned thinking block", { messages: [user, { role: "assistant", content: [{ type: "thinking", thinking: "a", signature: "b" }] }, user] }, /Invalid `signature`/],
+  [
+    "an unsigned thinking block",
+    { messages: [user, { role: "assistant", content: [{ type: "thinking", thinking: "a", signature: "b" }] }, user] },
+    /Invalid `signature`/,
+  ],
   ["a result without its call", { messages: [result("toolu_1")] }, /unexpected `tool_use_id`/],
   ["a result of another call", { messages: [user, call, result("toolu_2")] }, /unexpected `tool_use_id`/],
   ["a call without its result", { messages: [user, call, user] }, /`tool_use` ids were found without `tool_result`/],
-  ["a result behind text", { messages: [user, call, { role: "user", content: [{ type: "text", text: "x" }, ...result("toolu_1").content] }] }, /immediately after/],
-  ["two results of one call", { messages: [user, call, { role: "user", content: [...result("toolu_1").content, ...result("toolu_1").content] }] }, /single result/],
+  [
+    "a result behind text",
+    { messages: [user, call, { role: "user", content: [{ type: "text", text: "x" }, ...result("toolu_1").content] }] },
+    /immediately after/,
+  ],
+  [
+    "two results of one call",
+    { messages: [user, call, { role: "user", content: [...result("toolu_1").content, ...result("toolu_1").content] }] },
+    /single result/,
+  ],
   ["the same call twice", { messages: [user, call, result("toolu_1"), call, result("toolu_1")] }, /must be unique/],
   ["a conversation that ends with the assistant", { messages: [user, { role: "assistant", content: "x" }] }, /prefill/],
   ["two tools of one name", { tools: [tool, tool] }, /Tool names must be unique/],
@@ -69,7 +81,10 @@ test.each<[string, Record<string, string>, number, string]>([
 });
 
 test.each([
-  ["an OAuth token with its beta name", { authorization: `Bearer ${oauthToken}`, "anthropic-beta": "claude-code-20250219,oauth-2025-04-20" }],
+  [
+    "an OAuth token with its beta name",
+    { authorization: `Bearer ${oauthToken}`, "anthropic-beta": "claude-code-20250219,oauth-2025-04-20" },
+  ],
   ["an API key as bearer", { authorization: `Bearer ${apiKey}` }],
 ])("%s is accepted", async (_what, sent) => {
   const model = await startModel();

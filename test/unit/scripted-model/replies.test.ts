@@ -31,14 +31,27 @@ test("a sub-agent's prompt carries its own directives", () => {
   const inner = 'look [[tool Bash {"command":"ls ]]"}]] [[subagent deep [[text x]]]]';
   const steps = parseDirectives(`[[subagent ${inner}]][[+subagent two]][[text end]]`);
   expect(steps).toMatchObject([
-    { do: "tools", calls: [{ name: "Agent", input: { prompt: inner } }, { name: "Agent", input: { prompt: "two" } }] },
+    {
+      do: "tools",
+      calls: [
+        { name: "Agent", input: { prompt: inner } },
+        { name: "Agent", input: { prompt: "two" } },
+      ],
+    },
     { do: "text", text: "end" },
   ]);
 });
 
 test.each([
-  "[[tool Bash {]]", "[[tool Bash {\"a\":1} twice]]", "[[status soon]]", "[[slow 3]]", "[[text open", "[[+tool Bash {}]]",
-  "[[ask Why? | one]]", "[[usage {\"tokens\":1}]]", "[[cut soon]]",
+  "[[tool Bash {]]",
+  '[[tool Bash {"a":1} twice]]',
+  "[[status soon]]",
+  "[[slow 3]]",
+  "[[text open",
+  "[[+tool Bash {}]]",
+  "[[ask Why? | one]]",
+  '[[usage {"tokens":1}]]',
+  "[[cut soon]]",
 ])("a malformed directive is named: %s", async (prompt) => {
   expect(() => parseDirectives(prompt)).toThrow(DirectiveError);
   const model = await startModel();
@@ -48,7 +61,8 @@ test.each([
 test("where a directive conversation stands follows from the request alone", async () => {
   const prompt = '<system-reminder>[[text no]]</system-reminder>[[tool Bash {"command":"a"} x2]][[text got {{tool_result}}]]';
   const model = await startModel();
-  const say = async (messages: Message[]) => (await (await post(model, bodyWith({ messages }))).json()) as { stop_reason: string; content: { text?: string }[] };
+  const say = async (messages: Message[]) =>
+    (await (await post(model, bodyWith({ messages }))).json()) as { stop_reason: string; content: { text?: string }[] };
   for (const _again of [1, 2]) {
     expect((await say(after(prompt))).stop_reason).toBe("tool_use");
     expect((await say(after(prompt, "one"))).stop_reason).toBe("tool_use");
@@ -74,7 +88,13 @@ test("an earlier turn is seen, and an interruption is no prompt", async () => {
   const messages = [
     { role: "user", content: "[[text one]]" },
     { role: "assistant", content: "one" },
-    { role: "user", content: [{ type: "text", text: "[Request interrupted by user]" }, { type: "text", text: "[[text {{n}}: {{earlier}}, {{earlier_answers}}]]" }] },
+    {
+      role: "user",
+      content: [
+        { type: "text", text: "[Request interrupted by user]" },
+        { type: "text", text: "[[text {{n}}: {{earlier}}, {{earlier_answers}}]]" },
+      ],
+    },
     { role: "system", content: "a note" },
   ];
   expect(await textOf(await post(model, bodyWith({ messages })))).toBe('2: "[[text one]]", "one"');
@@ -149,7 +169,9 @@ test.each([
 test("helper requests of the agent get a sensible answer", async () => {
   const model = await startModel({ script });
   const schema = { type: "object", properties: { title: { type: "string" }, isNew: { type: "boolean" } } };
-  const body = saying("<session>fix the login page</session>\nWrite the title", { output_config: { format: { type: "json_schema", schema } } });
+  const body = saying("<session>fix the login page</session>\nWrite the title", {
+    output_config: { format: { type: "json_schema", schema } },
+  });
   expect(JSON.parse(await textOf(await post(model, body)))).toEqual({ title: "fix the login page", isNew: false });
 });
 

@@ -15,10 +15,19 @@ test("a stream follows the provider's grammar, block by block", async () => {
   );
   expect(shape.filter((item, index) => item !== shape[index - 1])).toEqual([
     "message_start",
-    "content_block_start:thinking", "ping", "content_block_delta:thinking_delta", "content_block_delta:signature_delta", "content_block_stop",
-    "content_block_start:text", "content_block_delta:text_delta", "content_block_stop",
-    "content_block_start:tool_use", "content_block_delta:input_json_delta", "content_block_stop",
-    "message_delta", "message_stop",
+    "content_block_start:thinking",
+    "ping",
+    "content_block_delta:thinking_delta",
+    "content_block_delta:signature_delta",
+    "content_block_stop",
+    "content_block_start:text",
+    "content_block_delta:text_delta",
+    "content_block_stop",
+    "content_block_start:tool_use",
+    "content_block_delta:input_json_delta",
+    "content_block_stop",
+    "message_delta",
+    "message_stop",
   ]);
   expect(events.filter(({ type }) => type === "content_block_start").map(({ index }) => index)).toEqual([0, 1, 2]);
   expect(events[0]).toMatchObject({ message: { role: "assistant", content: [], stop_reason: null, usage: { output_tokens: 1 } } });
@@ -28,7 +37,12 @@ test("a stream follows the provider's grammar, block by block", async () => {
 test("the provider's own client reads the same message from a stream and from a whole answer", async () => {
   const model = await startModel();
   const client = new Anthropic({ apiKey, baseURL: model.url });
-  const ask = { model: "claude-opus-5-5", max_tokens: 500, thinking: { type: "adaptive" as const }, messages: [{ role: "user" as const, content: prompt }] };
+  const ask = {
+    model: "claude-opus-5-5",
+    max_tokens: 500,
+    thinking: { type: "adaptive" as const },
+    messages: [{ role: "user" as const, content: prompt }],
+  };
   const streamed = await client.messages.stream(ask).finalMessage();
   const whole = await client.messages.create(ask);
   const plain = (message: Anthropic.Message) => message.content.map((block) => ("id" in block ? { ...block, id: "" } : block));
@@ -58,8 +72,15 @@ test("usage counts cache reads and writes, and a script can set it", async () =>
   const model = await startModel();
   const system = [{ type: "text", text: "long ".repeat(400), cache_control: { type: "ephemeral" } }];
   const usageOf = async (body: unknown) => ((await (await post(model, body)).json()) as { usage: object }).usage;
-  expect(await usageOf(bodyWith({ system }))).toMatchObject({ cache_read_input_tokens: 0, cache_creation_input_tokens: expect.any(Number) });
-  const later = [{ role: "user", content: "a" }, { role: "assistant", content: "b" }, { role: "user", content: "c" }];
+  expect(await usageOf(bodyWith({ system }))).toMatchObject({
+    cache_read_input_tokens: 0,
+    cache_creation_input_tokens: expect.any(Number),
+  });
+  const later = [
+    { role: "user", content: "a" },
+    { role: "assistant", content: "b" },
+    { role: "user", content: "c" },
+  ];
   const read = (await usageOf(bodyWith({ system, messages: later }))) as { cache_read_input_tokens: number };
   expect(read.cache_read_input_tokens).toBeGreaterThan(400);
   const set = '[[usage {"input_tokens":7,"cache_read_input_tokens":8,"cache_creation_input_tokens":9,"output_tokens":10}]][[text x]]';
@@ -129,5 +150,7 @@ test("only the newest requests are kept, with key, body and outcome", async () =
   const model = await startModel({ keep: 2 });
   for (const prompt of ["a", "b", "c"]) await (await post(model, saying(prompt))).text();
   expect(model.requests().map(({ body }) => (body as { messages: { content: string }[] }).messages[0]?.content)).toEqual(["b", "c"]);
-  await expect.poll(() => model.requests()[1]).toMatchObject({ method: "POST", path: "/v1/messages?beta=true", status: 200, headers: { "x-api-key": apiKey } });
+  await expect
+    .poll(() => model.requests()[1])
+    .toMatchObject({ method: "POST", path: "/v1/messages?beta=true", status: 200, headers: { "x-api-key": apiKey } });
 });

@@ -87,7 +87,10 @@ describe("node setup/run.mjs", () => {
   });
 
   it("passes signals on and ends as the program ends", async () => {
-    writeFileSync(at("program.ts"), 'process.on("SIGTERM", () => process.exit(5));\nprocess.stdout.write("up");\nsetInterval(() => {}, 1000);\n');
+    writeFileSync(
+      at("program.ts"),
+      'process.on("SIGTERM", () => process.exit(5));\nprocess.stdout.write("up");\nsetInterval(() => {}, 1000);\n',
+    );
     const child = start("program.ts");
     await once(child.stdout ?? child, "data");
     child.kill("SIGTERM");

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { encodeContext, uuidBytes, type EnvelopeContext } from "../../../server/vault/context.ts";
+import { type EnvelopeContext, encodeContext, uuidBytes } from "../../../server/vault/context.ts";
 import { ContextError } from "../../../server/vault/errors.ts";
 
 const PREFIX = Buffer.from("prefix");

@@ -4,14 +4,14 @@ import type { EnvelopeContext } from "../../../server/vault/context.ts";
 import {
   createEnvelopeKey,
   ENVELOPE_OVERHEAD,
+  type EnvelopeKey,
   openEnvelope,
   PURPOSES,
-  sealEnvelope,
-  type EnvelopeKey,
   type Purpose,
+  sealEnvelope,
 } from "../../../server/vault/envelope.ts";
 import { ContextError, VaultError } from "../../../server/vault/errors.ts";
-import { createSodium, type CryptoProvider } from "../../../server/vault/sodium.ts";
+import { type CryptoProvider, createSodium } from "../../../server/vault/sodium.ts";
 
 const USERS = ["6f1c2d3e-0000-4000-8000-00000000000a", "6f1c2d3e-0000-4000-8000-00000000000b", "00000000-0000-0000-0000-000000000000"];
 // Close to each other on purpose: prefixes, shifted borders, case, length bytes and NUL inside the text.
@@ -71,26 +71,30 @@ describe("an envelope", () => {
     };
   }
 
-  it("never opens in another place, as it is or with its header rewritten to fit (100,000 pairs)", () => {
-    const keyOf = createPlaceKeys();
-    const same = (one: Place, other: Place) => JSON.stringify(one) === JSON.stringify(other);
-    let pairs = 0;
-    fc.assert(
-      fc.property(places, fc.array(places, { minLength: 10, maxLength: 10 }), (from, targets) => {
-        const envelope = sealEnvelope(sodium, keyOf(from), from.context, PLAINTEXT);
-        if (!opens(keyOf(from), from.context, envelope)) return false;
-        return targets.every((to) => {
-          pairs += 1;
-          const disguised = Uint8Array.from(envelope);
-          disguised.set(keyOf(to).header, 0);
-          const moved = opens(keyOf(to), to.context, envelope) || opens(keyOf(to), to.context, disguised);
-          return moved === same(from, to);
-        });
-      }),
-      { numRuns: 10_000 },
-    );
-    expect(pairs).toBe(100_000);
-  }, LONG_MS);
+  it(
+    "never opens in another place, as it is or with its header rewritten to fit (100,000 pairs)",
+    () => {
+      const keyOf = createPlaceKeys();
+      const same = (one: Place, other: Place) => JSON.stringify(one) === JSON.stringify(other);
+      let pairs = 0;
+      fc.assert(
+        fc.property(places, fc.array(places, { minLength: 10, maxLength: 10 }), (from, targets) => {
+          const envelope = sealEnvelope(sodium, keyOf(from), from.context, PLAINTEXT);
+          if (!opens(keyOf(from), from.context, envelope)) return false;
+          return targets.every((to) => {
+            pairs += 1;
+            const disguised = Uint8Array.from(envelope);
+            disguised.set(keyOf(to).header, 0);
+            const moved = opens(keyOf(to), to.context, envelope) || opens(keyOf(to), to.context, disguised);
+            return moved === same(from, to);
+          });
+        }),
+        { numRuns: 10_000 },
+      );
+      expect(pairs).toBe(100_000);
+    },
+    LONG_MS,
+  );
 
   it("never opens when exactly one thing of its place differs", () => {
     const keyOf = createPlaceKeys();
@@ -116,18 +120,22 @@ describe("an envelope", () => {
     expect(opens(other, CONTEXT, sealEnvelope(sodium, key, CONTEXT, PLAINTEXT))).toBe(false);
   });
 
-  it("is refused with any one bit flipped (every bit of 50 envelopes)", () => {
-    for (let number = 0; number < 50; number++) {
-      const envelope = sealEnvelope(sodium, key, { ...CONTEXT, generation: number }, PLAINTEXT.subarray(0, number % 20));
-      for (let bit = 0; bit < envelope.length * 8; bit++) {
-        const mask = 1 << (bit % 8);
-        envelope[bit >> 3] = (envelope[bit >> 3] ?? 0) ^ mask;
-        expect(() => openEnvelope(sodium, key, { ...CONTEXT, generation: number }, envelope)).toThrow(VaultError);
-        envelope[bit >> 3] = (envelope[bit >> 3] ?? 0) ^ mask;
+  it(
+    "is refused with any one bit flipped (every bit of 50 envelopes)",
+    () => {
+      for (let number = 0; number < 50; number++) {
+        const envelope = sealEnvelope(sodium, key, { ...CONTEXT, generation: number }, PLAINTEXT.subarray(0, number % 20));
+        for (let bit = 0; bit < envelope.length * 8; bit++) {
+          const mask = 1 << (bit % 8);
+          envelope[bit >> 3] = (envelope[bit >> 3] ?? 0) ^ mask;
+          expect(() => openEnvelope(sodium, key, { ...CONTEXT, generation: number }, envelope)).toThrow(VaultError);
+          envelope[bit >> 3] = (envelope[bit >> 3] ?? 0) ^ mask;
+        }
+        expect(openEnvelope(sodium, key, { ...CONTEXT, generation: number }, envelope)).toHaveLength(number % 20);
       }
-      expect(openEnvelope(sodium, key, { ...CONTEXT, generation: number }, envelope)).toHaveLength(number % 20);
-    }
-  }, LONG_MS);
+    },
+    LONG_MS,
+  );
 
   it("is refused cut at every length, and with anything after it or before it", () => {
     const envelope = sealEnvelope(sodium, key, CONTEXT, PLAINTEXT);
@@ -144,7 +152,11 @@ describe("an envelope", () => {
   it("is refused with the nonce, the commitment or the ciphertext of another envelope of the same place", () => {
     const one = sealEnvelope(sodium, key, CONTEXT, PLAINTEXT);
     const other = sealEnvelope(sodium, key, CONTEXT, PLAINTEXT);
-    for (const [start, end] of [[10, 42], [42, 74], [74, one.length]] as const) {
+    for (const [start, end] of [
+      [10, 42],
+      [42, 74],
+      [74, one.length],
+    ] as const) {
       const mixed = Uint8Array.from(one);
       mixed.set(other.subarray(start, end), start);
       expect(opens(key, CONTEXT, mixed)).toBe(false);
@@ -170,20 +182,29 @@ describe("an envelope", () => {
     );
   });
 
-  it("never repeats a nonce (1,000,000 envelopes)", () => {
-    const count = 1_000_000;
-    // 64 of the 256 bits are enough to see a repetition; by chance alone they would meet once in 10^7 runs.
-    const seen = new BigUint64Array(count);
-    for (let at = 0; at < count; at++) {
-      const envelope = sealEnvelope(sodium, key, CONTEXT, PLAINTEXT.subarray(0, 1));
-      seen[at] = Buffer.from(envelope.buffer).readBigUInt64LE(HEADER_BYTES);
-    }
-    seen.sort();
-    expect(seen.findIndex((nonce, at) => at > 0 && nonce === seen[at - 1])).toBe(-1);
-  }, LONG_MS);
+  it(
+    "never repeats a nonce (1,000,000 envelopes)",
+    () => {
+      const count = 1_000_000;
+      // 64 of the 256 bits are enough to see a repetition; by chance alone they would meet once in 10^7 runs.
+      const seen = new BigUint64Array(count);
+      for (let at = 0; at < count; at++) {
+        const envelope = sealEnvelope(sodium, key, CONTEXT, PLAINTEXT.subarray(0, 1));
+        seen[at] = Buffer.from(envelope.buffer).readBigUInt64LE(HEADER_BYTES);
+      }
+      seen.sort();
+      expect(seen.findIndex((nonce, at) => at > 0 && nonce === seen[at - 1])).toBe(-1);
+    },
+    LONG_MS,
+  );
 
   it("is not made when there is no randomness", () => {
-    const broken = { ...sodium, random: () => { throw new Error("no entropy"); } };
+    const broken = {
+      ...sodium,
+      random: () => {
+        throw new Error("no entropy");
+      },
+    };
     expect(() => sealEnvelope(broken, key, CONTEXT, PLAINTEXT)).toThrow("no entropy");
   });
 

@@ -7,7 +7,11 @@ import { createMemoryStore, type MemoryStore } from "./memory-store.ts";
 
 const sodium = await createSodium();
 const USER = "6f1c2d3e-0000-4000-8000-00000000000a";
-const ring = (...fills: number[]): RootKeyring => createRootKeyring(sodium, fills.map((fill) => new Uint8Array(32).fill(fill)));
+const ring = (...fills: number[]): RootKeyring =>
+  createRootKeyring(
+    sodium,
+    fills.map((fill) => new Uint8Array(32).fill(fill)),
+  );
 const start = (keyring: RootKeyring, store: MemoryStore) => createVault({ sodium, keyring, store }).verifyAtStart();
 
 /** The key id a refused start names; nothing may have been written. */

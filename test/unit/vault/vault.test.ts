@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { EnvelopeContext } from "../../../server/vault/context.ts";
 import { ContextError, RootKeyError, UserKeyMissingError, VaultError, VaultExpiredError } from "../../../server/vault/errors.ts";
 import { createRootKeyring } from "../../../server/vault/keyring.ts";
-import { createSodium, type CryptoProvider } from "../../../server/vault/sodium.ts";
+import { type CryptoProvider, createSodium } from "../../../server/vault/sodium.ts";
 import type { VaultAuditEvent } from "../../../server/vault/user-vault.ts";
 import { createVault, type Vault } from "../../../server/vault/vault.ts";
 import { createMemoryStore, type MemoryStore } from "./memory-store.ts";
@@ -109,7 +109,14 @@ describe("the vault", () => {
   });
 
   it("gives no credential out when it cannot be reported", async () => {
-    const failing = createVault({ sodium, keyring, store, audit: () => { throw new Error("audit is full"); } });
+    const failing = createVault({
+      sodium,
+      keyring,
+      store,
+      audit: () => {
+        throw new Error("audit is full");
+      },
+    });
     const alice = await failing.forUser(ALICE);
     expect(() => alice.open("credential", CONTEXT, alice.seal("credential", CONTEXT, PLAINTEXT))).toThrow("audit is full");
     failing.close();

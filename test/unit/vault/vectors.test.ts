@@ -3,8 +3,8 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { createEnvelopeKey, ENVELOPE_OVERHEAD, openEnvelope, sealEnvelope } from "../../../server/vault/envelope.ts";
 import { VaultError } from "../../../server/vault/errors.ts";
 import { createRootKeyring } from "../../../server/vault/keyring.ts";
-import { createSodium, type CryptoProvider } from "../../../server/vault/sodium.ts";
-import { generateVectors, type EnvelopeVector, type VaultVectors } from "../../vectors/vault/generate.ts";
+import { type CryptoProvider, createSodium } from "../../../server/vault/sodium.ts";
+import { type EnvelopeVector, generateVectors, type VaultVectors } from "../../vectors/vault/generate.ts";
 import {
   hashTokenIndependently,
   hex,
@@ -23,8 +23,7 @@ const vectors = JSON.parse(readFileSync(file, "utf8")) as VaultVectors;
 const opening = vectors.envelopes.filter(({ outcome }) => outcome === "opens");
 const refused = vectors.envelopes.filter(({ outcome }) => outcome === "refused");
 
-const nonceOf = (sealed: string, headerBytes: number): Uint8Array =>
-  unhex(sealed).slice(headerBytes, headerBytes + 32);
+const nonceOf = (sealed: string, headerBytes: number): Uint8Array => unhex(sealed).slice(headerBytes, headerBytes + 32);
 
 const inputOf = (vector: EnvelopeVector) => ({
   ...vector.context,
