@@ -5,19 +5,22 @@ import net from "node:net";
  * plane's socket untouched. Knows nothing of what passes; who may do what is decided on the other side.
  */
 export async function forwardLoopback(socketPath: string): Promise<{ url: string; close(): void }> {
-  const server = net.createServer({ noDelay: true }, (inner) => {
-    const outer = net.connect(socketPath);
-    for (const [from, to] of [
-      [inner, outer],
-      [outer, inner],
-    ] as const) {
-      from.pipe(to);
-      // A half that fails takes the other with it; the agent sees a refused or cut connection and retries.
-      from.on("error", () => to.destroy());
-      from.on("close", () => to.destroy());
-    }
+  // Either side may finish speaking and go on listening: a tunnel through the proxy needs that.
+  const server = net.createServer({ noDelay: true, allowHalfOpen: true }, (inner) => {
+    const outer = net.connect({ path: socketPath, allowHalfOpen: true });
+    join(inner, outer);
+    join(outer, inner);
   });
   await new Promise<void>((resolve, reject) => server.once("error", reject).listen(0, "127.0.0.1", resolve));
   const { port } = server.address() as net.AddressInfo;
   return { url: `http://127.0.0.1:${port}`, close: () => void server.close() };
+}
+
+/** A side that fails takes the other with it; one that ends in order lets the other finish. */
+function join(from: net.Socket, to: net.Socket): void {
+  from.pipe(to);
+  from.on("error", () => to.destroy());
+  from.on("close", () => {
+    if (from.errored || !from.readableEnded || !from.writableFinished) to.destroy();
+  });
 }

@@ -75,5 +75,13 @@ function proxyEnvironment(door: URL, phantomToken: string): Record<string, strin
   proxy.password = phantomToken;
   const url = proxy.href.replace(/\/$/, "");
   const direct = "127.0.0.1,localhost,::1";
-  return { HTTP_PROXY: url, HTTPS_PROXY: url, http_proxy: url, https_proxy: url, NO_PROXY: direct, no_proxy: direct };
+  return {
+    HTTP_PROXY: url,
+    HTTPS_PROXY: url,
+    http_proxy: url,
+    https_proxy: url,
+    NO_PROXY: direct,
+    no_proxy: direct,
+    NODE_USE_ENV_PROXY: "1",
+  };
 }

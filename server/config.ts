@@ -5,6 +5,7 @@ import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import { arch, platform } from "node:process";
 import { fileURLToPath } from "node:url";
+import { badExceptions } from "./broker/outbound.ts";
 import type { SandboxChoice } from "./sandbox/select.ts";
 
 export type OidcIssuerSetting = { issuer: string; audience: string };
@@ -29,6 +30,7 @@ export type Config = Readonly<{
   runnerPath: string;
   anthropicBaseUrl: URL;
   priceTable: string | undefined;
+  allowPrivate: readonly string[];
   demo: boolean;
   region: string;
   logLevel: string;
@@ -101,6 +103,12 @@ export const settings = {
   ),
   claudePath: setting("CARREL_CLAUDE_PATH", "", "the `claude` program; default the pinned one from npm", optional(path)),
   anthropicBaseUrl: setting("CARREL_ANTHROPIC_BASE_URL", "https://api.anthropic.com", "where the model gateway sends requests", url),
+  allowPrivate: setting(
+    "CARREL_EGRESS_ALLOW_PRIVATE",
+    "",
+    "private addresses that profiles may open: CIDRs, addresses or host:port, comma-separated; none by default",
+    exceptions,
+  ),
   priceTable: setting("CARREL_PRICE_TABLE", "", "price table (JSON) instead of the shipped one", optional(file)),
   demo: setting("CARREL_DEMO", "false", "says on every surface that the model is a scripted one", boolean),
   region: setting("CARREL_REGION", "local", "what sessions say of where they run", text),
@@ -238,6 +246,12 @@ function list(value: string): string[] {
     .split(",")
     .map((item) => item.trim())
     .filter(Boolean);
+}
+
+function exceptions(value: string): string[] {
+  const bad = badExceptions(list(value));
+  if (bad.length > 0) throw new Error(`must list CIDRs, addresses or host:port, not ${bad.join(", ")}`);
+  return list(value);
 }
 
 function issuers(value: string): OidcIssuerSetting[] {

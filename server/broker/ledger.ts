@@ -6,13 +6,19 @@ import { requestEnd } from "../journal/ends.ts";
 import type { Journal } from "../journal/journal.ts";
 import type { UsageTally } from "../journal/tables.ts";
 import { usageMessage } from "../journal/turns.ts";
-import type { PhantomSession } from "./model-gateway.ts";
 import type { Cap, ModelRequest } from "./caps.ts";
+import type { PhantomSession } from "./model-gateway.ts";
 import { costMicros, type PriceTable } from "./prices.ts";
 import { findPhantomSession } from "./store.ts";
 import type { Metered } from "./usage-meter.ts";
 
-export type LedgerDeps = { db: Kysely<Database>; journal: Journal; prices: PriceTable; hashToken(token: string): Uint8Array; poke(sessionId: string): void };
+export type LedgerDeps = {
+  db: Kysely<Database>;
+  journal: Journal;
+  prices: PriceTable;
+  hashToken(token: string): Uint8Array;
+  poke(sessionId: string): void;
+};
 
 /** A booking is tried again for this long while the database is away. */
 const patienceMs = 120_000;
@@ -27,11 +33,15 @@ export function createLedger(deps: LedgerDeps) {
     findPhantom: (token: string): Promise<PhantomSession | undefined> => findPhantomSession(deps.db, deps.hashToken(token)),
     /** Ends a session at its cap, with a word that people see. */
     async endAtCap(session: PhantomSession, { subtype, message }: Cap): Promise<void> {
-      await deps.journal.change(session.sessionId, (row) => row ?? gone(session.sessionId), (change) => {
-        if (change.session.desired === "end") return;
-        change.append({ case: "system", value: { subtype, message } });
-        requestEnd(change, "completed", message);
-      });
+      await deps.journal.change(
+        session.sessionId,
+        (row) => row ?? gone(session.sessionId),
+        (change) => {
+          if (change.session.desired === "end") return;
+          change.append({ case: "system", value: { subtype, message } });
+          requestEnd(change, "completed", message);
+        },
+      );
       deps.poke(session.sessionId);
     },
     /** A model request begins; whoever calls `settled` waits for `over`. */
@@ -86,7 +96,12 @@ async function within(milliseconds: number, work: Promise<void>): Promise<void> 
   timer.abort();
 }
 
-async function book({ journal, prices }: LedgerDeps, { sessionId }: PhantomSession, { model, usage }: Metered, request: ModelRequest): Promise<void> {
+async function book(
+  { journal, prices }: LedgerDeps,
+  { sessionId }: PhantomSession,
+  { model, usage }: Metered,
+  request: ModelRequest,
+): Promise<void> {
   const spent = { ...usage, cost_micros: costMicros(prices, model, usage) };
   const deadline = performance.now() + patienceMs;
   // What the tally is once this is booked. Nobody else books for the session, so a tally that is there already tells of a
@@ -94,15 +109,19 @@ async function book({ journal, prices }: LedgerDeps, { sessionId }: PhantomSessi
   let booked: UsageTally | undefined;
   for (;;) {
     try {
-      return await journal.change(sessionId, (row) => row ?? gone(sessionId), ({ session, set, append }) => {
-        if (booked && isSame(session.usage, booked)) return;
-        booked = sum(session.usage, spent);
-        const turns = request.subAgent || !request.counted ? 0 : 1;
-        set({ usage: booked, turn_usage: sum(session.turn_usage, spent), model_requests: session.model_requests + turns });
-        // The log of an ended session is closed; what its last request cost still counts.
-        if (session.state === "ended") return;
-        append({ case: "usageDelta", value: { model, usage: usageMessage(usage), costUsd: spent.cost_micros / 1e6 } });
-      });
+      return await journal.change(
+        sessionId,
+        (row) => row ?? gone(sessionId),
+        ({ session, set, append }) => {
+          if (booked && isSame(session.usage, booked)) return;
+          booked = sum(session.usage, spent);
+          const turns = request.subAgent || !request.counted ? 0 : 1;
+          set({ usage: booked, turn_usage: sum(session.turn_usage, spent), model_requests: session.model_requests + turns });
+          // The log of an ended session is closed; what its last request cost still counts.
+          if (session.state === "ended") return;
+          append({ case: "usageDelta", value: { model, usage: usageMessage(usage), costUsd: spent.cost_micros / 1e6 } });
+        },
+      );
     } catch (error) {
       const failure = passingFailure(error);
       if (!failure || performance.now() > deadline) throw error;

@@ -11,8 +11,25 @@ import { createUsageMeter, type Metered } from "./usage-meter.ts";
 const allowed = new Set(["/v1/messages", "/v1/messages?beta=true", "/v1/messages/count_tokens", "/v1/messages/count_tokens?beta=true"]);
 
 /** What the agent may say about its request; everything else, above all its idea of who it is, stays here. */
-const passedRequestHeaders = ["anthropic-version", "anthropic-beta", "content-type", "content-length", "user-agent", "accept", "x-app", "anthropic-dangerous-direct-browser-access"];
-const droppedResponseHeaders = new Set(["connection", "keep-alive", "transfer-encoding", "set-cookie", "proxy-authenticate", "upgrade", "trailer"]);
+const passedRequestHeaders = [
+  "anthropic-version",
+  "anthropic-beta",
+  "content-type",
+  "content-length",
+  "user-agent",
+  "accept",
+  "x-app",
+  "anthropic-dangerous-direct-browser-access",
+];
+const droppedResponseHeaders = new Set([
+  "connection",
+  "keep-alive",
+  "transfer-encoding",
+  "set-cookie",
+  "proxy-authenticate",
+  "upgrade",
+  "trailer",
+]);
 
 /** A provider that says nothing for this long has forgotten us; long answers without streaming take minutes. */
 const silenceMs = 15 * 60_000;
@@ -83,7 +100,8 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
   }
   const credential = await deps.openCredential(session.ownerId);
   // 403 and not 401: the agent retries a 401 for minutes, and no retry helps here.
-  if (!credential) return refuse(response, 403, "permission_error", "no Anthropic credential is stored: add one with `carrel auth claude set-key`");
+  if (!credential)
+    return refuse(response, 403, "permission_error", "no Anthropic credential is stored: add one with `carrel auth claude set-key`");
   const { promise: over, resolve: settle } = Promise.withResolvers<void>();
   deps.track(session.sessionId, over);
   const upstream = send({
@@ -103,13 +121,21 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
   upstream.setTimeout(silenceMs, () => upstream.destroy(new Error("the model provider is silent")));
   upstream.on("response", (answer) => {
     answered = true;
-    void passOn(deps, session, { subAgent: isSubAgent(request), counted: request.url?.startsWith("/v1/messages/count_tokens") !== true }, answer, response).finally(settle);
+    void passOn(
+      deps,
+      session,
+      { subAgent: isSubAgent(request), counted: request.url?.startsWith("/v1/messages/count_tokens") !== true },
+      answer,
+      response,
+    ).finally(settle);
   });
-  pipeline(request, upstream).catch((error: Error) => {
+  upstream.on("error", (error) => {
     if (response.writableEnded) return;
     deps.log.warn({ session_id: session.sessionId, error: error.message }, "model provider not reached");
     refuse(response, 502, "api_error", "the model provider could not be reached");
   });
+  // Not a pipeline: it would cut the agent's connection with the provider's, before the agent is told why.
+  request.pipe(upstream);
 }
 
 /** The agent's own header for the requests of its sub-agents. A runner that lies about it only spends its owner's turns. */
@@ -139,7 +165,13 @@ function upstreamHeaders(request: IncomingMessage, { kind, secret }: ProviderSec
 }
 
 /** Resolves when the answer has gone through, or was cut, and what it cost is booked. */
-async function passOn(deps: ModelGatewayDeps, session: PhantomSession, request: ModelRequest, answer: IncomingMessage, response: ServerResponse): Promise<void> {
+async function passOn(
+  deps: ModelGatewayDeps,
+  session: PhantomSession,
+  request: ModelRequest,
+  answer: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
   const meter = createUsageMeter(answer.headers["content-type"] ?? "");
   const headers = Object.entries(answer.headers).filter(([name]) => !droppedResponseHeaders.has(name));
   response.writeHead(answer.statusCode ?? 502, Object.fromEntries(headers) as http.OutgoingHttpHeaders);

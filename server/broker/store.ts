@@ -24,3 +24,14 @@ export async function findPhantomSession(db: Kysely<Database>, phantomHash: Uint
     }
   );
 }
+
+/** Hosts the agent of a session may reach. */
+export async function findAllowedHosts(db: Kysely<Database>, sessionId: string): Promise<readonly string[]> {
+  const row = await db.selectFrom("session").select("allowed_hosts").where("id", "=", sessionId).executeTakeFirst();
+  return row?.allowed_hosts ?? [];
+}
+
+/** The sealed settings of a session, for the addresses and headers of its tool servers. */
+export async function findSettings(db: Kysely<Database>, sessionId: string) {
+  return db.selectFrom("session").select(["id", "owner_id", "settings"]).where("id", "=", sessionId).executeTakeFirst();
+}

@@ -2,7 +2,6 @@ import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
 import { requestEnd } from "../journal/ends.ts";
 import { findSession, type SessionRow } from "../journal/store.ts";
-import type { Log } from "../log.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
 import { nextStep, type Observed } from "./rules.ts";
@@ -11,7 +10,6 @@ import { databaseNow, findByBox, listDue } from "./store.ts";
 
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   db: Kysely<Database>;
-  log: Log;
   /** The installation: a sandbox is on one machine, so its session is that machine's to look after. */
   host: string;
   /** Time a runner has to leave by itself before it is killed. */

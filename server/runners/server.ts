@@ -1,6 +1,7 @@
 import http, { type IncomingMessage, type ServerResponse } from "node:http";
 import http2, { type Http2ServerRequest, type Http2Session } from "node:http2";
 import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import { type ConnectRouter, createContextValues, type Interceptor } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import type { Log } from "../log.ts";
@@ -11,10 +12,17 @@ export type RunnerServerOptions = {
   interceptors: Interceptor[];
   /** Tells HTTP/2 from HTTP/1.1 by the first bytes. */
   peekProtocol(socket: Socket, timeoutMs: number): Promise<"http1" | "http2" | "silent">;
-  /** Takes the agent's model requests. */
-  onModelRequest(request: IncomingMessage, response: ServerResponse): void;
+  /** The doors of the broker: to the model, to tool servers, and to hosts of the network. */
+  doors: {
+    model: Door;
+    mcp: Door;
+    proxy: Door;
+    connect(request: IncomingMessage, socket: Duplex, head: Buffer): void;
+  };
   log: Log;
 };
+
+type Door = (request: IncomingMessage, response: ServerResponse) => void;
 
 export type RunnerServer = {
   /** Serves a connection that came through the socket of a box. */
@@ -23,6 +31,12 @@ export type RunnerServer = {
   boxOf(request: IncomingMessage | Http2ServerRequest): string | undefined;
   close(): void;
 };
+
+/** By the raw request target: a path of the tool servers, an absolute address for the proxy, and all else is the model's to refuse. */
+function doorOf(target: string, doors: RunnerServerOptions["doors"]): Door {
+  if (target.startsWith("/mcp/")) return doors.mcp;
+  return /^[a-z][a-z0-9+.-]*:/i.test(target) ? doors.proxy : doors.model;
+}
 
 const peekTimeoutMs = 10_000;
 const messageBytes = 4 * 1024 * 1024;
@@ -47,9 +61,10 @@ export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
     shutdownSignal: shutdown.signal,
     contextValues: (request) => createContextValues().set(socketBoxKey, boxOf(request)),
   });
-  const models = http.createServer({ requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 300_000 }, (request, response) =>
-    options.onModelRequest(request, response),
+  const broker = http.createServer({ requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 300_000 }, (request, response) =>
+    doorOf(request.url ?? "", options.doors)(request, response),
   );
+  broker.on("connect", options.doors.connect);
   const runners = http2.createServer({ maxSessionMemory: 32, settings: { maxConcurrentStreams: 100 } }, (request, response) =>
     rpc(request, response),
   );
@@ -67,7 +82,7 @@ export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
           if (protocol === "silent") return socket.destroy();
           // The HTTP/2 session is made, and announced, while this call runs.
           accepting = box;
-          (protocol === "http2" ? runners : models).emit("connection", socket);
+          (protocol === "http2" ? runners : broker).emit("connection", socket);
           accepting = undefined;
         },
         (error: Error) => {
@@ -78,8 +93,8 @@ export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
     },
     close() {
       shutdown.abort();
-      models.closeAllConnections();
-      models.close();
+      broker.closeAllConnections();
+      broker.close();
       runners.close();
     },
   };

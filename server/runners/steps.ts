@@ -8,6 +8,7 @@ import { closeOpenPauses } from "../journal/pauses.ts";
 import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
 import { clearQueues, deleteCommands, type LockedSession, type SessionRow } from "../journal/store.ts";
 import { finishTurn, repeatTurn } from "../journal/turns.ts";
+import type { Log } from "../log.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import type { Launcher } from "./launcher.ts";
 import type { Step } from "./rules.ts";
@@ -19,6 +20,7 @@ export type StepDeps = {
   launcher: Launcher;
   standby: Standby;
   hashToken(token: string): Uint8Array;
+  log: Log;
   startupTimeoutMs: number;
   restartWindowMs: number;
   /** Told of every sandbox that now belongs to a session. */
@@ -155,9 +157,12 @@ async function end(deps: StepDeps, session: SessionRow): Promise<void> {
   await destroySandboxes(deps, session);
   // Nothing may take up a model request again before its bill is in.
   await deps.settled(session.id);
+  // The session ends whether or not its files can be removed; what stays is swept at the next start.
+  if (session.box)
+    await deps.launcher
+      .removeFiles(session.box)
+      .catch((error: Error) => deps.log.warn({ session_id: session.id, err: error }, "files not removed"));
   await deps.journal.change(session.id, unmoved(session), (change) => finalize(change, session.exit_code ?? exitCode));
-  // The session has ended whether or not its files can be removed at once; what stays is swept at the next start.
-  if (session.box) await deps.launcher.removeFiles(session.box);
 }
 
 async function finalize(change: Change, exitCode: number | null): Promise<void> {

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { createLedger, type LedgerDeps } from "../../../server/broker/ledger.ts";
-import { readPriceTable } from "../../../server/broker/prices.ts";
 import type { PhantomSession } from "../../../server/broker/model-gateway.ts";
+import { readPriceTable } from "../../../server/broker/prices.ts";
 import { noUsage, type UsageTally } from "../../../server/journal/tables.ts";
 
 type Fate = "done" | "refused" | "lost before the commit" | "lost after the commit" | "broken";
@@ -29,11 +29,24 @@ function ledgerOver(fates: Fate[]) {
       if (fate === "lost after the commit") throw failure("08006");
     },
   };
-  const deps = { journal, prices: readPriceTable(undefined), hashToken: () => new Uint8Array(), poke: () => undefined, db: undefined } as unknown as LedgerDeps;
+  const deps = {
+    journal,
+    prices: readPriceTable(undefined),
+    hashToken: () => new Uint8Array(),
+    poke: () => undefined,
+    db: undefined,
+  } as unknown as LedgerDeps;
   return { ledger: createLedger(deps), row, booked };
 }
 
-const table: Fate[][] = [[], ["refused", "refused"], ["lost before the commit"], ["lost after the commit"], ["lost after the commit", "refused", "lost before the commit"], ["lost before the commit", "lost after the commit"]];
+const table: Fate[][] = [
+  [],
+  ["refused", "refused"],
+  ["lost before the commit"],
+  ["lost after the commit"],
+  ["lost after the commit", "refused", "lost before the commit"],
+  ["lost before the commit", "lost after the commit"],
+];
 for (const fates of table) {
   test(`usage is booked once when the database says: ${[...fates, "done"].join(", ")}`, async () => {
     const { ledger, row, booked } = ledgerOver([...fates]);

@@ -9,6 +9,8 @@ describe("passingFailure", () => {
     ["40P01", "conflict"],
     ["55P03", "conflict"],
     ["53300", "busy"],
+    ["53100", "busy"],
+    ["57014", "busy"],
     ["57P03", "busy"],
     ["57P01", "lost"],
     ["08006", "lost"],
@@ -19,7 +21,7 @@ describe("passingFailure", () => {
     expect(passingFailure(withCode(code))?.kind).toBe(kind);
   });
 
-  it.each(["23505", "22P02", "42P01", "53100", "57014", "EACCES"])("does not expect %s to pass by itself", (code) => {
+  it.each(["23505", "22P02", "42P01", "EACCES", "ENOENT"])("does not expect %s to pass by itself", (code) => {
     expect(passingFailure(withCode(code))).toBeUndefined();
   });
 

@@ -1,9 +1,9 @@
 import { createHash } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import type { EnvelopeContext } from "../../../server/vault/context.ts";
-import { createEnvelopeKey, PURPOSES, sealEnvelope, type Purpose } from "../../../server/vault/envelope.ts";
+import { createEnvelopeKey, PURPOSES, type Purpose, sealEnvelope } from "../../../server/vault/envelope.ts";
 import { createRootKeyring } from "../../../server/vault/keyring.ts";
-import { createSodium, type CryptoProvider } from "../../../server/vault/sodium.ts";
+import { type CryptoProvider, createSodium } from "../../../server/vault/sodium.ts";
 
 /*
  * Writes vault-v1.json beside this file:  node test/vectors/vault/generate.ts
@@ -56,7 +56,9 @@ const pick = <T>(list: readonly T[], at: number): T => list[at % list.length] as
 
 /** `length` bytes that follow from the label alone. */
 function bytesOf(label: string, length: number): Uint8Array {
-  const digest = createHash("shake256", { outputLength: Math.max(length, 1) }).update(label).digest();
+  const digest = createHash("shake256", { outputLength: Math.max(length, 1) })
+    .update(label)
+    .digest();
   return Uint8Array.from(digest.subarray(0, length));
 }
 

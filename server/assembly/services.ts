@@ -1,0 +1,142 @@
+// The public services, each given the few functions it needs of the others.
+import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
+import { ChannelService } from "../../gen/carrel/v1/channel_service_pb.ts";
+import { CredentialService } from "../../gen/carrel/v1/credential_service_pb.ts";
+import { MemoryService } from "../../gen/carrel/v1/memory_service_pb.ts";
+import { ProfileService } from "../../gen/carrel/v1/profile_service_pb.ts";
+import { RegistrationService } from "../../gen/carrel/v1/registration_service_pb.ts";
+import { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
+import { createChannelActions } from "../channel/actions.ts";
+import { derivePattern } from "../channel/permissions/derive.ts";
+import { patternMatches } from "../channel/permissions/engine.ts";
+import { parsePattern } from "../channel/permissions/pattern.ts";
+import { createChannelService } from "../channel/service.ts";
+import type { Config } from "../config.ts";
+import { createCredentialService } from "../credentials/service.ts";
+import { hasCredential } from "../credentials/store.ts";
+import { requireUser } from "../identity/authorize.ts";
+import { untilExpiry } from "../identity/expiry.ts";
+import type { UserDirectory } from "../identity/user-directory.ts";
+import { pinnedSettings } from "../journal/pinned.ts";
+import { createRateLimiter } from "../limits/limiter.ts";
+import { createMemoryService } from "../memory/service.ts";
+import { optionsMessage } from "../profiles/message.ts";
+import { createProfileOpener } from "../profiles/open.ts";
+import { createEffectiveSettings } from "../profiles/overrides.ts";
+import { provisionDefaults } from "../profiles/provision.ts";
+import { createProfileService } from "../profiles/service.ts";
+import { createRegistrationService } from "../registration/service.ts";
+import { sessionMessage } from "../sessions/message.ts";
+import { once } from "../sessions/request-ids.ts";
+import { checkedName } from "../sessions/rules.ts";
+import { createSessionService, ownedBy } from "../sessions/service.ts";
+import { listAliveOf, listOwned } from "../sessions/store.ts";
+import type { SessionsCore } from "./sessions-core.ts";
+import type { Storage } from "./storage.ts";
+
+/** Every public service of the contract. */
+export const publicServices = [RegistrationService, CredentialService, ProfileService, MemoryService, SessionService, ChannelService];
+
+export type ServiceParts = {
+  config: Config;
+  storage: Storage;
+  core: SessionsCore;
+  directory: UserDirectory;
+  /** Asks the reconciler to look at a session now. */
+  poke(sessionId: string): void;
+};
+
+const userIdOf = (context: HandlerContext) => requireUser(context).userId;
+const isPattern = (text: string) => parsePattern(text) !== undefined;
+
+export function createServices(parts: ServiceParts) {
+  const { storage, core, config } = parts;
+  const limiter = createRateLimiter({ perMinute: config.limits.perMinute });
+  const actions = createChannelActions({
+    limitPrompt: limiter.prompt,
+    db: storage.db,
+    journal: core.journal,
+    rules: { derive: derivePattern, matches: patternMatches, verdict: core.verdict },
+    userVault: storage.userVault,
+    ownedBy,
+    once,
+  });
+  const services = { people: peopleServices(parts, limiter), sessions: sessionServices(parts, limiter, actions) };
+  const routes = (router: ConnectRouter): void => {
+    router.service(RegistrationService, services.people.registration);
+    router.service(CredentialService, services.people.credential);
+    router.service(ProfileService, services.people.profile);
+    router.service(MemoryService, services.people.memory);
+    router.service(SessionService, services.sessions.session);
+    router.service(ChannelService, services.sessions.channel);
+  };
+  return { routes, actions, sweep: () => limiter.sweep(storage.db) };
+}
+
+type Limiter = ReturnType<typeof createRateLimiter>;
+
+function peopleServices({ config, storage, core, directory }: ServiceParts, limiter: Limiter) {
+  const { db, userVault, vault } = storage;
+  return {
+    registration: createRegistrationService({
+      limitRegistration: (person) => limiter.registration(db, person),
+      db,
+      createUserKey: async (tx, userId) => {
+        await vault.createUserKey(tx, userId);
+        await provisionDefaults(tx, userId);
+      },
+      allowedDomains: config.allowedEmailDomains,
+      onRegistered: directory.forget,
+    }),
+    credential: createCredentialService({ db, userVault, onChanged: core.credentials.forget }),
+    profile: createProfileService({
+      db,
+      userVault,
+      once,
+      checkedName,
+      isPattern,
+      limit: config.limits.profiles,
+      userIdOf,
+      sessionSettings: async (ownerId, sessionId) =>
+        pinnedSettings(await userVault(ownerId), await core.reader.session(ownerId, sessionId)),
+    }),
+    memory: createMemoryService({ db, userVault, userIdOf }),
+  };
+}
+
+function sessionServices(
+  { config, storage, core, poke }: ServiceParts,
+  limiter: Limiter,
+  actions: ReturnType<typeof createChannelActions>,
+) {
+  const { db, userVault, installation } = storage;
+  const place = { region: config.region, demo: config.demo, showSettings: optionsMessage };
+  return {
+    session: createSessionService({
+      db,
+      journal: core.journal,
+      userVault,
+      userIdOf,
+      hasCredential,
+      effectiveSettings: createEffectiveSettings(createProfileOpener({ db, userVault }), isPattern),
+      poke,
+      announce: core.announce,
+      concurrentSessions: config.limits.concurrentSessions,
+      host: installation,
+      limitCreate: limiter.sessionCreate,
+      place,
+    }),
+    channel: createChannelService({
+      db,
+      actions,
+      reader: core.reader,
+      changed: core.changed,
+      userVault,
+      userOf: requireUser,
+      streamSignal: (context) => untilExpiry(requireUser(context), context.signal),
+      sessionMessage: (row, vaultOfUser) => sessionMessage(row, vaultOfUser, place),
+      listAliveOf: (ownerId) => listAliveOf(db, ownerId),
+      listOwned: (ownerId, sessionIds) => listOwned(db, ownerId, sessionIds),
+    }),
+  };
+}

@@ -1,0 +1,60 @@
+// What every part that touches a session shares: its log, its bells, its readers, and the rules for its tool calls.
+import type { JsonObject } from "@bufbuild/protobuf";
+import { createBell } from "../bell.ts";
+import { createChangedSessions } from "../channel/changed-sessions.ts";
+import { decide } from "../channel/permissions/engine.ts";
+import { createOpenedCredentials } from "../credentials/opened.ts";
+import { createFeeds } from "../journal/feed.ts";
+import { createJournal } from "../journal/journal.ts";
+import { createJournalReader } from "../journal/reader.ts";
+import type { PermissionModeWord } from "../journal/session-view.ts";
+import type { SessionRow } from "../journal/store.ts";
+import type { Log } from "../log.ts";
+import { createBells } from "../runners/bells.ts";
+import type { Closers } from "./closers.ts";
+import type { Storage } from "./storage.ts";
+
+export type SessionsCore = Awaited<ReturnType<typeof openSessionsCore>>;
+
+export async function openSessionsCore({ db, listener, userVault }: Storage, log: Log, closers: Closers) {
+  const feeds = createFeeds();
+  const commandBells = createBells();
+  const changed = createChangedSessions();
+  const bell = await createBell({
+    db,
+    listener,
+    log,
+    onRing(sessionId, ownerId) {
+      feeds.ring(sessionId);
+      commandBells.ring(sessionId);
+      if (sessionId && ownerId) changed.ring(ownerId, sessionId);
+      else changed.ringAll();
+    },
+  });
+  closers.push(bell.close);
+  /** Tells the readers of session lists, here and elsewhere. */
+  const announce = (ownerId: string, sessionId: string): void => {
+    changed.ring(ownerId, sessionId);
+    bell.ring(sessionId, ownerId);
+  };
+  const journal = createJournal({
+    db,
+    userVault,
+    feeds,
+    onCommands: commandBells.ring,
+    notify: (sessionId, ownerId) => announce(ownerId, sessionId),
+  });
+  const credentials = createOpenedCredentials({ db, userVault });
+  closers.push(() => credentials.close());
+  return { feeds, commandBells, changed, announce, journal, reader: createJournalReader({ db, userVault, feeds }), credentials, verdict };
+}
+
+function verdict(session: SessionRow, toolName: string, input: JsonObject) {
+  const rules = {
+    allowed: session.allowed_tools,
+    denied: session.denied_tools,
+    sessionPatterns: session.session_patterns,
+    mode: session.permission_mode as PermissionModeWord,
+  };
+  return decide(rules, toolName, input);
+}
