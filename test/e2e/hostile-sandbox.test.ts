@@ -281,9 +281,7 @@ test("from inside, nothing is reached but the model, by its two paths and with t
   expect(Object.entries(reach.unix).filter(([, answer]) => answer === "connected")).toEqual([]);
   expect(Object.entries(reach.names).filter(([, answer]) => answer === "resolved")).toEqual([]);
   expect(
-    Object.entries(reach.paths).filter(
-      ([, statuses]) => !statuses.every((status) => status === 404 || status === 400 || status === "closed"),
-    ),
+    Object.entries(reach.paths).filter(([, statuses]) => !statuses.every((status) => [400, 404, 407, "closed"].includes(status))),
   ).toEqual([]);
   expect(reach.tokens).toEqual({ stolen: [401], victim: [401], key: [401], person: [401], lease: [401], attach: [401], empty: [401] });
   // The lease of its own runner is the agent's to misuse, for its own session and for no other.

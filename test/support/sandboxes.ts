@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createBubblewrapDriver } from "../../server/sandbox/bubblewrap.ts";
 import { readProcesses } from "../../server/sandbox/processes.ts";
 import type { Installation } from "./carrel.ts";
@@ -20,9 +21,13 @@ export async function processesOf(installation: Installation, sessionId: string)
 export async function processOf(installation: Installation, sessionId: string, program: "runner" | "claude"): Promise<number> {
   const argument = program === "runner" ? "/opt/carrel/runner.mjs" : "/opt/carrel/claude";
   const place = program === "runner" ? 1 : 0;
-  const found = (await processesOf(installation, sessionId)).find(({ command }) => command.split("\0")[place] === argument);
-  if (!found) throw new Error(`no ${program} in the sandbox of ${sessionId}`);
-  return found.pid;
+  // A runner may have attached a moment before its sandbox is written down.
+  for (let tries = 0; tries < 40; tries += 1) {
+    const found = (await processesOf(installation, sessionId)).find(({ command }) => command.split("\0")[place] === argument);
+    if (found) return found.pid;
+    await sleep(50);
+  }
+  throw new Error(`no ${program} in the sandbox of ${sessionId}`);
 }
 
 async function descendants(root: number): Promise<SandboxProcess[]> {
