@@ -1,6 +1,6 @@
 import type { IncomingMessage } from "node:http";
 import { isServerUnavailable } from "../db/failures.ts";
-import type { PhantomSession } from "./model-gateway.ts";
+import type { PhantomSession } from "./phantom.ts";
 
 /** The session that asks. */
 export type Caller = Pick<PhantomSession, "sessionId" | "ownerId" | "epoch" | "box">;

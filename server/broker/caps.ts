@@ -1,4 +1,4 @@
-import type { PhantomSession } from "./model-gateway.ts";
+import type { PhantomSession } from "./phantom.ts";
 
 /** What of a model request counts: a sub-agent's spends money but takes no turn; counting tokens does neither. */
 export type ModelRequest = { subAgent: boolean; counted: boolean };

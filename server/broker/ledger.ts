@@ -7,7 +7,7 @@ import type { Journal } from "../journal/journal.ts";
 import type { UsageTally } from "../journal/tables.ts";
 import { usageMessage } from "../journal/turns.ts";
 import type { Cap, ModelRequest } from "./caps.ts";
-import type { PhantomSession } from "./model-gateway.ts";
+import type { PhantomSession } from "./phantom.ts";
 import { costMicros, type PriceTable } from "./prices.ts";
 import { findPhantomSession } from "./store.ts";
 import type { Metered } from "./usage-meter.ts";

@@ -5,6 +5,7 @@ import { pipeline } from "node:stream/promises";
 import { isServerUnavailable } from "../db/failures.ts";
 import type { Log } from "../log.ts";
 import { type Cap, capReached, type ModelRequest } from "./caps.ts";
+import type { PhantomSession } from "./phantom.ts";
 import { createUsageMeter, type Metered } from "./usage-meter.ts";
 
 /** Everything a sandbox may ask of the provider. Compared as a whole: no other path, query or encoding passes. */
@@ -33,18 +34,6 @@ const droppedResponseHeaders = new Set([
 
 /** A provider that says nothing for this long has forgotten us; long answers without streaming take minutes. */
 const silenceMs = 15 * 60_000;
-
-export type PhantomSession = {
-  sessionId: string;
-  ownerId: string;
-  epoch: number;
-  box: string | null;
-  spentMicros: number;
-  maxBudgetMicros: number | null;
-  /** Round trips of the agent itself so far. */
-  modelRequests: number;
-  maxTurns: number | null;
-};
 
 /** A borrowed secret: used at once, then released, which wipes it. */
 export type ProviderSecret = { kind: "api_key" | "oauth_token"; secret: Uint8Array; release(): void };

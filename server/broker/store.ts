@@ -1,6 +1,6 @@
 import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
-import type { PhantomSession } from "./model-gateway.ts";
+import type { PhantomSession } from "./phantom.ts";
 
 /** The live session of a phantom token. A token of an earlier epoch is in no row any more: it is fenced by its absence. */
 export async function findPhantomSession(db: Kysely<Database>, phantomHash: Uint8Array): Promise<PhantomSession | undefined> {

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { createLedger, type LedgerDeps } from "../../../server/broker/ledger.ts";
-import type { PhantomSession } from "../../../server/broker/model-gateway.ts";
+import type { PhantomSession } from "../../../server/broker/phantom.ts";
 import { readPriceTable } from "../../../server/broker/prices.ts";
 import { noUsage, type UsageTally } from "../../../server/journal/tables.ts";
 
