@@ -39,6 +39,7 @@ export type Config = Readonly<{
   heartbeatStaleMs: number;
   drainMs: number;
   maxSessionMs: number;
+  approvalTimeoutMs: number;
   limits: {
     concurrentSessions: number;
     messageBytes: number;
@@ -133,6 +134,12 @@ export const settings = {
     "10",
     "sessions one person may create in any minute",
     integer(1, 10_000),
+  ),
+  approvalTimeoutMs: setting(
+    "CARREL_APPROVAL_TIMEOUT_MS",
+    "300000",
+    "how long an approval or question of a one-shot session waits; others wait without limit",
+    integer(1_000, 604_800_000),
   ),
   maxSessionMs: setting("CARREL_MAX_SESSION_MS", "86400000", "running time after which a session ends", integer(1_000, 31_536_000_000)),
   profiles: setting("CARREL_LIMIT_PROFILES", "10", "profiles of one person", integer(1, 1_000)),

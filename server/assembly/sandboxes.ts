@@ -77,6 +77,7 @@ function reconcilerSettings(config: Config) {
     endGraceMs: 5_000,
     maxRestarts: 3,
     restartWindowMs: 600_000,
+    approvalTimeoutMs: config.approvalTimeoutMs,
     reconnectMs: config.heartbeatStaleMs,
     intervalMs: 1_000,
   };

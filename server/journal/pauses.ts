@@ -74,6 +74,16 @@ export async function resolvePause(
   return true;
 }
 
+/** Refuses what nobody answered in time, and tells the agent so. */
+export async function expirePause(change: Change, pause: PauseRow): Promise<void> {
+  const message = "Nobody answered in time.";
+  const decision = { toolUseId: pause.id, allow: false, message };
+  if (!(await resolvePause(change, pause, "denied", null, decision))) return;
+  change.command({ case: "toolDecision", value: decision });
+  if (pause.kind === "question") change.append({ case: "questionResolved", value: { questionId: pause.id, outcome: outcomes.denied } });
+  else change.append({ case: "toolApprovalResolved", value: { toolUseId: pause.id, outcome: outcomes.denied, message } });
+}
+
 /** Closes whatever waits for a person, with an event each. */
 export async function closeOpenPauses(change: Change, outcome: PauseOutcome): Promise<void> {
   if (change.session.pending_count === 0) return;

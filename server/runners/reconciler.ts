@@ -1,12 +1,13 @@
 import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
 import { requestEnd } from "../journal/ends.ts";
-import { findSession, type SessionRow } from "../journal/store.ts";
+import { expirePause } from "../journal/pauses.ts";
+import { findSession, listOpenPauses, type SessionRow } from "../journal/store.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
 import { nextStep, type Observed } from "./rules.ts";
 import { keepHandle, present, SessionMoved, type StepDeps, steps } from "./steps.ts";
-import { databaseNow, findByBox, listDue } from "./store.ts";
+import { databaseNow, findByBox, listDue, listUnanswered } from "./store.ts";
 
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   db: Kysely<Database>;
@@ -16,6 +17,8 @@ export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   endGraceMs: number;
   /** Restarts allowed within the window before a lost session is given up. */
   maxRestarts: number;
+  /** How long an approval or question of a one-shot session waits before it is refused. */
+  approvalTimeoutMs: number;
   /** Grace for every lease after this process started or could not see: the runners were there, it was not. */
   reconnectMs: number;
   intervalMs: number;
@@ -75,6 +78,7 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
     if (performance.now() - lastLook > options.intervalMs + blindMs) seeingSince = performance.now();
     try {
       for (const { id } of await listDue(options.db, options.host)) queue.add(id);
+      for (const { id } of await listUnanswered(options.db, options.host, options.approvalTimeoutMs)) await expireUnanswered(options, id);
     } catch (error) {
       seeingSince = performance.now();
       options.log.warn({ err: error }, "reconciler could not read the sessions");
@@ -140,6 +144,15 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
       idle: () => Promise.allSettled(busy.values()),
     };
   }
+}
+
+/** Nobody is there to answer a one-shot session: what has waited long enough is refused, and the agent goes on. */
+async function expireUnanswered({ journal, approvalTimeoutMs }: ReconcilerOptions, sessionId: string): Promise<void> {
+  await journal.change(sessionId, present, async (change) => {
+    for (const pause of await listOpenPauses(change.tx, sessionId)) {
+      if (change.now.getTime() - pause.created_at.getTime() >= approvalTimeoutMs) await expirePause(change, pause);
+    }
+  });
 }
 
 async function observe(options: ReconcilerOptions, session: SessionRow, seeingSince: number): Promise<Observed> {

@@ -51,3 +51,18 @@ export async function findCommandState(
 ): Promise<Pick<SessionRow, "epoch" | "owner_id" | "last_command_id" | "state"> | undefined> {
   return db.selectFrom("session").select(["epoch", "owner_id", "last_command_id", "state"]).where("id", "=", sessionId).executeTakeFirst();
 }
+
+/** Sessions meant to run unattended in which something has waited for a person for longer than `timeoutMs`. */
+export async function listUnanswered(db: Kysely<Database>, host: string, timeoutMs: number): Promise<{ id: string }[]> {
+  return db
+    .selectFrom("pause")
+    .innerJoin("session", "session.id", "pause.session_id")
+    .select("session.id")
+    .distinct()
+    .where("pause.outcome", "is", null)
+    .where("pause.created_at", "<", sql<Date>`clock_timestamp() - make_interval(secs => ${timeoutMs / 1000})`)
+    .where("session.one_shot", "=", true)
+    .where("session.state", "=", "running")
+    .where("session.host", "=", host)
+    .execute();
+}

@@ -16,7 +16,7 @@ let app: App;
 let person: Person;
 
 beforeAll(async () => {
-  installation = await createInstallation();
+  installation = await createInstallation({ CARREL_APPROVAL_TIMEOUT_MS: "2000" });
   app = await startApp(installation);
   person = await signUp(installation, app.url, "profiles@example.com");
 });
@@ -112,6 +112,15 @@ test("a tool of an MCP server in the sandbox asks by its mangled name and then r
 test("a one-shot session ends as completed after its task", async () => {
   const { session } = await person.sessions.createSession({ oneShot: true, initialPrompt: "[[text all done]]" });
   const watcher = watch(person, session!.id);
+  expect((await watcher.untilKind("sessionEnd")).reason).toBe(EndReason.COMPLETED);
+  await watcher.ended();
+});
+
+test("in a one-shot session what nobody answers is refused after a while, and the agent goes on", async () => {
+  const { session } = await person.sessions.createSession({ oneShot: true, initialPrompt: '[[tool Bash {"command":"touch x"}]]' });
+  const watcher = watch(person, session!.id);
+  const refused = await watcher.untilKind("toolResult", ({ isError }) => isError);
+  expect(JSON.stringify(refused.content)).toContain("Nobody answered in time");
   expect((await watcher.untilKind("sessionEnd")).reason).toBe(EndReason.COMPLETED);
   await watcher.ended();
 });

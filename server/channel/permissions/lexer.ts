@@ -35,7 +35,6 @@ type Lexer = Cursor & {
 
 // Control characters, blanks that only look like blanks, bidirectional marks, lone surrogates: what a person sees is not what bash reads.
 const deceptive =
-  // oxlint-disable-next-line no-control-regex
   /[\u0000-\u0008\u000b-\u001f\u007f-\u00a0\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/;
 
 export function readCommand(text: string): CommandText {
