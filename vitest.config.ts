@@ -17,6 +17,9 @@ export default defineConfig({
           name: "system",
           include: ["test/{api,contract,e2e,faults}/**/*.test.ts"],
           globalSetup: ["test/support/postgres-setup.ts", "test/support/runner-setup.ts"],
+          // Real processes, killed at real moments, on machines that do other things too: a second failure counts, and a test
+          // that needed its second try is printed as such.
+          retry: 1,
           testTimeout: 60_000,
           hookTimeout: 60_000,
           teardownTimeout: 30_000,
