@@ -1,4 +1,4 @@
-import type { Journal } from "../journal/journal.ts";
+import { type Journal, present } from "../journal/journal.ts";
 import type { Log } from "../log.ts";
 import type { Caller } from "./callers.ts";
 import type { EgressDecision } from "./egress-rules.ts";
@@ -9,18 +9,10 @@ export function createEgressNotices({ journal, log }: { journal: Journal; log: L
     if (allowed) return;
     const message = `the agent was kept from ${host}:${port} (${reason})`;
     journal
-      .change(
-        sessionId,
-        (row) => row ?? gone(),
-        ({ session, append }) => {
-          if (session.state !== "ended")
-            append({ case: "system", value: { subtype: "egress_denied", message, details: { host, port, reason } } });
-        },
-      )
+      .change(sessionId, present, ({ session, append }) => {
+        if (session.state !== "ended")
+          append({ case: "system", value: { subtype: "egress_denied", message, details: { host, port, reason } } });
+      })
       .catch((error: Error) => log.warn({ session_id: sessionId, err: error }, "a refused connection is not in the session's log"));
   };
-}
-
-function gone(): never {
-  throw new Error("the session is gone");
 }

@@ -40,6 +40,12 @@ export type Change = {
 /** Sees the locked row and returns it, or throws to refuse. */
 export type Guard = (session: LockedSession | undefined) => LockedSession;
 
+/** Refuses when the session is gone. */
+export const present: Guard = (row) => {
+  if (row) return row;
+  throw new Error("the session is gone");
+};
+
 export type Journal = {
   /**
    * Changes one session. `guard` sees the locked row first and throws to refuse; the row is undefined when there is none.

@@ -1,12 +1,13 @@
 import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
 import { requestEnd } from "../journal/ends.ts";
+import { present } from "../journal/journal.ts";
 import { expirePause } from "../journal/pauses.ts";
 import { findSession, listOpenPauses, type SessionRow } from "../journal/store.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
 import { nextStep, type Observed } from "./rules.ts";
-import { keepHandle, present, SessionMoved, type StepDeps, steps } from "./steps.ts";
+import { keepHandle, SessionMoved, type StepDeps, steps } from "./steps.ts";
 import { databaseNow, findByBox, listDue, listUnanswered } from "./store.ts";
 
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {

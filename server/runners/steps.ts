@@ -3,7 +3,7 @@
 import { open } from "node:fs/promises";
 import { newId } from "../ids.ts";
 import { requestEnd } from "../journal/ends.ts";
-import type { Change, Guard, Journal } from "../journal/journal.ts";
+import { type Change, type Guard, type Journal, present } from "../journal/journal.ts";
 import { closeOpenPauses } from "../journal/pauses.ts";
 import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
 import { clearQueues, deleteCommands, type LockedSession, type SessionRow } from "../journal/store.ts";
@@ -221,9 +221,3 @@ function unmoved(session: SessionRow): Guard {
     throw new SessionMoved();
   };
 }
-
-/** Refuses when the session is gone. */
-export const present: Guard = (row) => {
-  if (row) return row;
-  throw new Error("the session is gone");
-};

@@ -10,8 +10,8 @@ import { readConfig } from "../../server/config.ts";
 import type { DatabaseAddress } from "../../server/db/connect.ts";
 import { type LocalIssuer, readLocalIssuer } from "../../server/identity/local-issuer.ts";
 import { createLog } from "../../server/log.ts";
-import { createBubblewrapDriver } from "../../server/sandbox/bubblewrap.ts";
 import { createTestDatabase, type TestDatabase } from "./postgres.ts";
+import { destroySandboxes } from "./sandboxes.ts";
 import { makeTemporaryDirectory, removeDirectory } from "./temporary.ts";
 
 /** The key the scripted model accepts: what a test plants and then looks for where it must not be. */
@@ -33,7 +33,7 @@ export async function createInstallation(environment: Record<string, string> = {
   const database = await createTestDatabase();
   const model = await createScriptedModel({ apiKeys: [plantedKey], pace });
   let issuer: LocalIssuer | undefined;
-  return {
+  const installation: Installation = {
     directory,
     database,
     model,
@@ -58,16 +58,13 @@ export async function createInstallation(environment: Record<string, string> = {
     },
     async remove() {
       // Sandboxes outlive their servers by design; those of a test must not outlive the test.
-      const driver = await createBubblewrapDriver({
-        stateDirectory: join(directory, "data", "driver"),
-        log: { info: () => undefined, warn: () => undefined },
-      });
-      for (const handle of await driver.list()) await driver.destroy(handle);
+      await destroySandboxes(installation);
       await model.close();
       await database.drop();
       removeDirectory(directory);
     },
   };
+  return installation;
 }
 
 /** The app in this process, as production builds it. Sessions still run in real sandboxes. */
