@@ -81,11 +81,16 @@ export async function spawnServer(installation: Installation, environment: Recor
     stdio: ["ignore", "pipe", "pipe"],
   });
   child.stderr.pipe(createWriteStream(join(installation.directory, "server.log"), { flags: "a" }));
+  let said = "";
+  child.stderr.on("data", (chunk: Buffer) => {
+    said = (said + chunk.toString()).slice(-2_000);
+  });
   const exited = once(child, "exit").then(([code]) => code as number | null);
-  return { url: await readyUrl(child), pid: child.pid!, exited, kill: (signal) => void child.kill(signal) };
+  const url = (await readyUrl(child)) ?? fail(`the server ended before it was ready: ${said}`);
+  return { url, pid: child.pid!, exited, kill: (signal) => void child.kill(signal) };
 }
 
-async function readyUrl(child: ChildProcess): Promise<string> {
+async function readyUrl(child: ChildProcess): Promise<string | undefined> {
   for await (const line of createInterface({ input: child.stdout! })) {
     const url = /^Carrel is ready at (\S+)$/.exec(line)?.[1];
     if (url) {
@@ -93,7 +98,12 @@ async function readyUrl(child: ChildProcess): Promise<string> {
       return url;
     }
   }
-  throw new Error("the server ended before it was ready; see server.log of the installation");
+  await once(child, "close");
+  return undefined;
+}
+
+function fail(message: string): never {
+  throw new Error(message);
 }
 
 function databaseUrl(address: DatabaseAddress): string {

@@ -1,4 +1,5 @@
 /** A server process that is killed and started again on the same port, as an operator's supervisor would. */
+import { randomInt } from "node:crypto";
 import net from "node:net";
 import { type CarrelProcess, type Installation, spawnServer } from "./carrel.ts";
 
@@ -44,10 +45,23 @@ export async function keepServer(installation: Installation, environment: Record
   return keeper;
 }
 
+/**
+ * A port that stays ours while the server is down. One from the range the system gives to outgoing connections would not:
+ * any connection of another test could be given it, and would hold it for a minute after its end.
+ */
 async function freePort(): Promise<number> {
+  for (let attempts = 1; ; attempts += 1) {
+    const port = randomInt(15_000, 32_000);
+    if ((await isFree(port)) || attempts === 50) return port;
+  }
+}
+
+async function isFree(port: number): Promise<boolean> {
   const server = net.createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as net.AddressInfo;
-  await new Promise<void>((resolve) => server.close(() => resolve()));
-  return port;
+  const listening = await new Promise<boolean>((resolve) => {
+    server.once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => resolve(true));
+  });
+  if (listening) await new Promise<void>((resolve) => server.close(() => resolve()));
+  return listening;
 }
