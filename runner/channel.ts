@@ -16,6 +16,7 @@ import {
 import { EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { withinLimit } from "./limit.ts";
+import { createSnapshotCalls, type SnapshotCalls } from "./snapshots.ts";
 import type { DeltaInit, PayloadKind } from "./translate.ts";
 
 type RunnerEventInit = MessageInitShape<typeof RunnerEventSchema>;
@@ -35,6 +36,7 @@ export type Channel = {
   syncMemory(changes: MemoryChange[]): ReturnType<Client<typeof RunnerService>["syncMemory"]>;
   /** Follows the commands until the channel ends; each is given to `onCommand` once and in order. */
   follow(onCommand: (command: Command) => void): Promise<void>;
+  snapshots: SnapshotCalls;
   detach(reason: string, exitCode: number): Promise<void>;
 };
 
@@ -87,6 +89,7 @@ export async function openChannel(socketPath: string, attachToken: string): Prom
         });
       }
     },
+    snapshots: createSnapshotCalls(client, lease, persistently),
     async detach(reason, exitCode) {
       await log.flushed();
       await persistently(() => client.detach({ ...lease, reason: reason.slice(0, 2000), exitCode }));
@@ -95,7 +98,7 @@ export async function openChannel(socketPath: string, attachToken: string): Prom
   };
 }
 
-type Lease = { sessionId: string; epoch: number };
+export type Lease = { sessionId: string; epoch: number };
 
 function createAppender(client: Client<typeof RunnerService>, lease: Lease, heartbeatMs: number, ackedCommandId: () => number) {
   const waiting: { event: RunnerEventInit; bytes: number }[] = [];

@@ -8,11 +8,16 @@ import { createDecisions, type Decisions } from "./decisions.ts";
 import { type AgentSettings, agentEnvironment, type Boot, canBeSet, settingsAtBoot, settingsOf } from "./orders.ts";
 import { createTranslator, type Translator } from "./translate.ts";
 
-export type Exit = { reason: string; code: number };
+export type Exit = { reason: string; code: number; dormant?: boolean };
 
 export type Driver = {
-  /** Hands over the live channel; what the session wants of the agent is set before its first prompt. */
-  serve(channel: Channel): Promise<void>;
+  /** Ends an agent that was started too early: its files are about to be replaced. */
+  rest(): Promise<void>;
+  /**
+   * Hands over the live channel; what the session wants of the agent is set before its first prompt.
+   * @param conversation the one to go on with; empty starts a new one.
+   */
+  serve(channel: Channel, conversation: string): Promise<void>;
   onCommand(command: Command): void;
   ended: Promise<Exit>;
 };
@@ -46,14 +51,20 @@ type State = {
   interrupted: boolean;
   crashes: number;
   stderrTail: string;
+  /** Stops putting the session away. */
+  staying: AbortController | undefined;
+  putAway: PutAway;
   end(exit: Exit): void;
 };
+
+/** Puts the session away; true when it is, and the runner is to leave. */
+export type PutAway = (generation: number, signal: AbortSignal) => Promise<boolean>;
 
 /**
  * @param door where the broker is on the sandbox's own loopback.
  * @param environment the runner's own, of which the agent inherits where its home and programs are.
  */
-export function createDriver(boot: Boot, door: URL, environment: Environment): Driver {
+export function createDriver(boot: Boot, door: URL, environment: Environment, putAway: PutAway): Driver {
   const attached = Promise.withResolvers<Channel>();
   const { promise: ended, resolve: end } = Promise.withResolvers<Exit>();
   const translator = createTranslator(() => state.interrupted);
@@ -66,25 +77,41 @@ export function createDriver(boot: Boot, door: URL, environment: Environment): D
     translator,
     channel: undefined,
     agent: undefined,
-    conversation: hasConversation(environment["HOME"], boot.resume) ? boot.resume : "",
+    conversation: presentOf(environment, boot.resume),
     turn: 0,
     interrupted: false,
     crashes: 0,
     stderrTail: "",
+    staying: undefined,
+    putAway,
     end,
   };
   // Started before the first prompt comes, so that it is ready by then.
-  state.agent = start(state);
+  if (!boot.restore) state.agent = start(state);
   return {
     ended,
     onCommand: (command) => obey(state, command),
-    async serve(channel) {
+    rest: () => stopAgent(state),
+    async serve(channel, conversation) {
+      state.conversation = presentOf(environment, conversation);
       await adapt(state, settingsOf(channel.attached.manifest!, boot, door));
       state.channel = channel;
       attached.resolve(channel);
-      if (boot.resume && state.conversation !== boot.resume) channel.append([contextLost]);
+      if (conversation && state.conversation !== conversation) channel.append([contextLost]);
     },
   };
+}
+
+/** The conversation if the agent's record of it is there, else none. */
+function presentOf(environment: Environment, conversation: string): string {
+  return hasConversation(environment["HOME"], conversation) ? conversation : "";
+}
+
+async function stopAgent(state: State): Promise<void> {
+  const { agent } = state;
+  state.agent = undefined;
+  agent?.stop();
+  await agent?.ended;
 }
 
 /** Most settings can be changed while the agent runs; its environment and tool servers cannot. */
@@ -154,12 +181,15 @@ function obey(state: State, { kind }: Command): void {
   switch (kind.case) {
     case "prompt":
       Object.assign(state, { turn: kind.value.seq, interrupted: false, stderrTail: "" });
+      state.staying?.abort();
       state.agent ??= start(state);
       return state.agent.prompt(kind.value.text);
     case "interrupt":
       return interrupt(state, kind.value.turn);
     case "toolDecision":
       return state.decisions.arrived(kind.value);
+    case "hibernate":
+      return void hibernate(state, kind.value.generation);
     case "terminate": {
       const { agent } = state;
       state.agent = undefined;
@@ -167,6 +197,19 @@ function obey(state: State, { kind }: Command): void {
       return state.end({ reason: "asked to leave", code: 0 });
     }
   }
+}
+
+/** Nothing runs while the session is put away. Should it be wanted awake meanwhile, or not be kept, it goes on. */
+async function hibernate(state: State, generation: number): Promise<void> {
+  const staying = new AbortController();
+  state.staying = staying;
+  try {
+    await stopAgent(state);
+    if (await state.putAway(generation, staying.signal)) return state.end({ reason: "put away", code: 0, dormant: true });
+  } catch (error) {
+    if (!staying.signal.aborted) await state.channel?.snapshots.abandon(generation, error instanceof Error ? error.message : String(error));
+  }
+  state.agent ??= start(state);
 }
 
 function interrupt(state: State, turn: number): void {

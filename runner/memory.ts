@@ -12,7 +12,9 @@ export type Memory = {
   write(files: readonly MemoryFile[]): Promise<void>;
   /** Follows what the agent does to them until `finish`. */
   watch(): void;
-  /** Brings back what is not back yet, and stops. */
+  /** Brings back what is not back yet. */
+  sync(): Promise<void>;
+  /** The same, and stops following. */
   finish(): Promise<void>;
 };
 
@@ -56,6 +58,7 @@ export function createMemory(directory: string, send: SendMemory, onError: (erro
     watch() {
       watching = follow();
     },
+    sync: () => look(() => true),
     async finish() {
       stopping.abort();
       await watching;

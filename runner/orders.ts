@@ -10,6 +10,7 @@ export type Boot = {
   claude: string;
   cwd: string;
   resume: string;
+  restore: boolean;
   model: string;
   planMode: boolean;
 };

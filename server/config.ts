@@ -37,6 +37,8 @@ export type Config = Readonly<{
   startupTimeoutMs: number;
   heartbeatMs: number;
   heartbeatStaleMs: number;
+  idleHibernateMs: number;
+  snapshotBytes: number;
   drainMs: number;
   maxSessionMs: number;
   approvalTimeoutMs: number;
@@ -121,6 +123,18 @@ export const settings = {
     "45000",
     "silence after which a runner is taken for lost",
     integer(500, 3_600_000),
+  ),
+  idleHibernateMs: setting(
+    "CARREL_IDLE_HIBERNATE_MS",
+    "900000",
+    "time without a turn, a prompt or an answer after which a session is put away",
+    integer(1_000, 31_536_000_000),
+  ),
+  snapshotBytes: setting(
+    "CARREL_LIMIT_SNAPSHOT_BYTES",
+    "10737418240",
+    "what a session that is put away may take, packed",
+    integer(1_048_576, 2 ** 46),
   ),
   drainMs: setting("CARREL_DRAIN_MS", "10000", "time that calls under way have when the server stops", integer(0, 30_000)),
   registrations: setting(

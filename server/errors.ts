@@ -31,6 +31,8 @@ const codes = new Map<ErrorReason, Code>([
   [ErrorReason.METHOD_NOT_ALLOWED, Code.Unimplemented],
   [ErrorReason.SESSION_LIMIT, Code.ResourceExhausted],
   [ErrorReason.SESSION_ENDED, Code.FailedPrecondition],
+  [ErrorReason.SESSION_BUSY, Code.FailedPrecondition],
+  [ErrorReason.SNAPSHOT_GONE, Code.DataLoss],
   [ErrorReason.SESSION_NOT_ENDED, Code.FailedPrecondition],
   [ErrorReason.ALREADY_ANSWERED, Code.FailedPrecondition],
   [ErrorReason.SEQUENCE_GAP, Code.FailedPrecondition],

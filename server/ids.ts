@@ -1,7 +1,7 @@
 import { randomFillSync } from "node:crypto";
 
 /** Kinds of ids, by their prefix. */
-type IdPrefix = "ses" | "prf" | "tok" | "box";
+type IdPrefix = "ses" | "prf" | "tok" | "box" | "arc";
 
 /** A typed, time-ordered id: prefix, underscore, a UUIDv7 as 32 hex digits. */
 export function newId(prefix: IdPrefix, now: number = Date.now()): string {

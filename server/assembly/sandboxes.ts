@@ -17,12 +17,14 @@ import { createUnavailableInterceptor } from "../db/unavailable-interceptor.ts";
 import { peekProtocol } from "../http/preface.ts";
 import type { Log } from "../log.ts";
 import { applyToBank, readBank } from "../memory/sessions.ts";
+import { createArchives } from "../runners/archives-temp.ts";
 import { createLauncher } from "../runners/launcher.ts";
 import { createLeaseInterceptor } from "../runners/leases.ts";
 import { createRunnerListener } from "../runners/listener.ts";
 import { createReconciler, type Reconciler } from "../runners/reconciler.ts";
 import { createRunnerServer, type RunnerServer } from "../runners/server.ts";
 import { createRunnerService } from "../runners/service.ts";
+import { createSnapshotCalls } from "../runners/snapshots.ts";
 import { createStandby, type Standby } from "../runners/standby.ts";
 import { findByLeaseHash } from "../runners/store.ts";
 import { selectDriver } from "../sandbox/select.ts";
@@ -67,6 +69,7 @@ export async function openSandboxes(surroundings: Surroundings) {
     settled: broker.ledger.settled,
   });
   closers.push(late.reconciler.stop);
+  surroundings.core.carryOut(late.reconciler.poke);
   const gaps = ["disk space is not limited", driver.enforced.reason].filter((gap) => gap !== undefined).join("; ");
   return { reconciler: late.reconciler, gaps };
 }
@@ -80,6 +83,8 @@ function reconcilerSettings(config: Config) {
     approvalTimeoutMs: config.approvalTimeoutMs,
     reconnectMs: config.heartbeatStaleMs,
     intervalMs: 1_000,
+    idleMs: config.idleHibernateMs,
+    archiveTimeoutMs: 600_000,
   };
 }
 
@@ -126,6 +131,14 @@ function createServer(
     userVault,
     decide: core.verdict,
     memory: { read: readBank, apply: applyToBank },
+    snapshots: createSnapshotCalls({
+      db,
+      journal: core.journal,
+      archives: createArchives(join(config.dataDirectory, "snapshots"), userVault),
+      maxBytes: config.snapshotBytes,
+      poke: (sessionId) => late.reconciler.poke(sessionId),
+      onError: (error, about) => log.warn({ err: error }, about),
+    }),
     onDetached: (lease, exit) => late.reconciler.detached(lease, exit),
     settled: ledger.settled,
     staleMs: config.heartbeatStaleMs,

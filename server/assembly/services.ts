@@ -29,7 +29,7 @@ import { createRegistrationService } from "../registration/service.ts";
 import { sessionMessage } from "../sessions/message.ts";
 import { once } from "../sessions/request-ids.ts";
 import { checkedName } from "../sessions/rules.ts";
-import { createSessionService, ownedBy } from "../sessions/service.ts";
+import { aliveOf, createSessionService } from "../sessions/service.ts";
 import { listAliveOf, listOwned } from "../sessions/store.ts";
 import type { SessionsCore } from "./sessions-core.ts";
 import type { Storage } from "./storage.ts";
@@ -58,7 +58,7 @@ export function createServices(parts: ServiceParts) {
     journal: core.journal,
     rules: { derive: derivePattern, matches: patternMatches, verdict: core.verdict },
     userVault: storage.userVault,
-    ownedBy,
+    aliveOf,
     once,
   });
   const services = { people: peopleServices(parts, limiter), sessions: sessionServices(parts, limiter, actions) };

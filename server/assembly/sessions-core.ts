@@ -37,16 +37,31 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
     changed.ring(ownerId, sessionId);
     bell.ring(sessionId, ownerId);
   };
+  let onWish: (sessionId: string) => void = () => undefined;
   const journal = createJournal({
     db,
     userVault,
     feeds,
+    onWish: (sessionId) => onWish(sessionId),
     onCommands: commandBells.ring,
     notify: (sessionId, ownerId) => announce(ownerId, sessionId),
   });
   const credentials = createOpenedCredentials({ db, userVault });
   closers.push(() => credentials.close());
-  return { feeds, commandBells, changed, announce, journal, reader: createJournalReader({ db, userVault, feeds }), credentials, verdict };
+  return {
+    feeds,
+    commandBells,
+    changed,
+    announce,
+    journal,
+    reader: createJournalReader({ db, userVault, feeds }),
+    credentials,
+    verdict,
+    /** Names the one who carries out what is wanted of a session. */
+    carryOut(poke: (sessionId: string) => void): void {
+      onWish = poke;
+    },
+  };
 }
 
 function verdict(session: SessionRow, toolName: string, input: JsonObject) {

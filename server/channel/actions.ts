@@ -9,9 +9,7 @@ import {
   type SendPromptResponse,
   SendPromptResponseSchema,
 } from "../../gen/carrel/v1/channel_service_pb.ts";
-import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import type { Database } from "../db/database.ts";
-import { refusal } from "../errors.ts";
 import type { User } from "../identity/principal.ts";
 import type { Guard, Journal } from "../journal/journal.ts";
 import { lockSession } from "../journal/store.ts";
@@ -24,7 +22,8 @@ export type ChannelActionsDeps = {
   journal: Journal;
   rules: AnswerRules;
   userVault(userId: string): Promise<UserVault>;
-  ownedBy(ownerId: string): Guard;
+  /** The guard of what only a live session of the owner can do. */
+  aliveOf(ownerId: string): Guard;
   /** Counts the prompt in its own transaction, or refuses it with RATE_LIMITED. */
   limitPrompt(tx: Transaction<Database>, sessionId: string): Promise<void>;
   once: typeof import("../sessions/request-ids.ts").once;
@@ -39,14 +38,7 @@ export type ChannelActions = {
 };
 
 export function createChannelActions(deps: ChannelActionsDeps): ChannelActions {
-  /** The guard of what only a live session of the caller can do. */
-  const alive =
-    (user: User): Guard =>
-    (row) => {
-      const session = deps.ownedBy(user.userId)(row);
-      if (session.state !== "ended" && session.desired !== "end") return session;
-      throw refusal(ErrorReason.SESSION_ENDED, "the session has ended", { end_reason: session.end_reason ?? "" });
-    };
+  const alive = (user: User): Guard => deps.aliveOf(user.userId);
   return {
     sendPrompt: (user, request) => sendPrompt(deps, user, request, alive(user)),
     async interrupt(user, request) {

@@ -66,6 +66,8 @@ export type JournalDeps = {
   feeds: Feeds;
   /** Rings other processes; after the commit, never inside it (assurance §0.5). */
   notify(sessionId: string, ownerId: string): void;
+  /** Told after each commit that changed what is wanted of a session. */
+  onWish(sessionId: string): void;
   /** Told after each commit that left commands for the runner. */
   onCommands(sessionId: string): void;
 };
@@ -80,6 +82,7 @@ export function createJournal(deps: JournalDeps): Journal {
       published() {
         deps.feeds.publish(row.id, draft.published());
         if (draft.commands.length > 0) deps.onCommands(row.id);
+        if (draft.isWish()) deps.onWish(row.id);
         if (draft.isVisible()) deps.notify(row.id, row.owner_id);
       },
     };
@@ -140,6 +143,7 @@ function openDraft(tx: Transaction<Database>, { locked_at, ...before }: LockedSe
     commands,
     write,
     published,
+    isWish: () => before.desired !== session.desired,
     isVisible: () => events.length > 0 || commands.length > 0 || before.name !== session.name || before.desired !== session.desired,
   };
 }

@@ -8,6 +8,7 @@ export type Visible = {
   turn: number;
   pending_count: number;
   queued_prompts: number;
+  restoring: boolean;
 };
 
 export type View = { status: SessionStatus; userState: UserState; detail: SessionDetail; needsAttention: boolean };
@@ -28,9 +29,12 @@ function derive(session: Visible): Omit<View, "needsAttention"> {
       return {
         status: was ? SessionStatus.RUNNING : SessionStatus.STARTING,
         userState: UserState.RUNNING,
-        detail: was ? SessionDetail.RECOVERING : SessionDetail.PROVISIONING,
+        detail: session.restoring ? SessionDetail.RESTORING : was ? SessionDetail.RECOVERING : SessionDetail.PROVISIONING,
       };
+    case "dormant":
+      return { status: SessionStatus.RUNNING, userState: UserState.WAITING, detail: SessionDetail.DORMANT };
     case "running":
+    case "hibernating":
     case "ending":
       return { status: SessionStatus.RUNNING, ...busy(session) };
   }

@@ -4,8 +4,11 @@ import type { SandboxHandle } from "../sandbox/driver.ts";
 type Bytes = ColumnType<Buffer, Uint8Array, Uint8Array>;
 type NullableBytes = ColumnType<Buffer | null, Uint8Array | null, Uint8Array | null>;
 
-/** What the store holds of a session's life. `requested` has no sandbox yet, `starting` waits for its runner to attach. */
-export type SessionState = "requested" | "starting" | "running" | "ending" | "ended";
+/**
+ * What the store holds of a session's life. `requested` has no sandbox yet, `starting` waits for its runner to attach and to
+ * bring back what was put away, `hibernating` for its snapshot; `dormant` has a snapshot and nothing else.
+ */
+export type SessionState = "requested" | "starting" | "running" | "hibernating" | "dormant" | "ending" | "ended";
 
 /** Tokens and their cost; `cost_micros` is millionths of a US dollar. */
 export type UsageTally = {
@@ -29,7 +32,7 @@ export type SessionTable = {
   owner_id: string;
   name: string;
   state: SessionState;
-  desired: "run" | "end";
+  desired: "run" | "hibernate" | "end";
   state_since: Generated<Date>;
   epoch: Generated<number>;
   lease_until: Date | null;
@@ -48,6 +51,13 @@ export type SessionTable = {
   turn_acted: Generated<boolean>;
   turn_started_at: Date | null;
   sdk_session_id: string | null;
+  /** When the agent last finished something; what is idle counts from here. */
+  active_at: Generated<Date>;
+  /** The current snapshot; null where there is none, or no longer. */
+  snapshot_generation: number | null;
+  snapshot_at: Date | null;
+  /** Whether its sandbox is still to be given what the snapshot holds: until then its files are nobody's work. */
+  restoring: Generated<boolean>;
   restarts: Generated<number>;
   restarts_since: Date | null;
   model: string;
@@ -66,6 +76,8 @@ export type SessionTable = {
   ttl_seconds: number | null;
   /** When its lifetime is over; null while nothing limits it. */
   ends_at: Date | null;
+  /** What was left of its lifetime when it was put away: only running time counts. Null while it is awake. */
+  life_left_ms: number | null;
   /** The installation that looks after it. */
   host: Generated<string>;
   /** Model round trips of the agent itself, without its sub-agents'. */
@@ -115,10 +127,28 @@ export type PauseTable = {
   created_at: Generated<Date>;
 };
 
+export type SnapshotTable = {
+  session_id: string;
+  /** Counts from 1 in each session; a larger one is newer. */
+  generation: number;
+  epoch: number;
+  /** The name of its sealed archive among the blobs. */
+  archive: string;
+  /** The last event of the log when it was made. */
+  seq: number;
+  /** The agent's own id of the conversation in it; empty before its first turn. */
+  conversation: string;
+  bytes: number;
+  /** SHA-256 of what the runner sent. */
+  digest: Bytes;
+  created_at: Generated<Date>;
+};
+
 export type JournalTables = {
   session: SessionTable;
   event: EventTable;
   queued_prompt: QueuedPromptTable;
   command: CommandTable;
   pause: PauseTable;
+  snapshot: SnapshotTable;
 };

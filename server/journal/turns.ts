@@ -5,7 +5,7 @@ import { requestEnd } from "./ends.ts";
 import type { Change, Origin } from "./journal.ts";
 import { closeOpenPauses } from "./pauses.ts";
 import { openEvent } from "./seal.ts";
-import { listEventRows, queuePrompt, takeQueuedPrompt } from "./store.ts";
+import { listEventRows, queuePrompt, type SessionRow, takeQueuedPrompt } from "./store.ts";
 import { noUsage } from "./tables.ts";
 
 export type Accepted = { seq: number; queued: boolean; position: number };
@@ -15,12 +15,25 @@ export async function acceptPrompt(change: Change, text: string, requestId: stri
   const { session } = change;
   const position = (session.turn > 0 ? 1 : 0) + session.queued_prompts;
   const seq = change.append({ case: "user", value: { text, queued: position > 0, requestId } });
+  wake(change);
   if (position === 0 && canStartTurn(change)) startTurn(change, seq, text);
   else {
     await queuePrompt(change.tx, session.id, seq);
     change.set({ queued_prompts: session.queued_prompts + 1 });
   }
   return { seq, queued: position > 0, position };
+}
+
+/** Whether something goes on in a session that keeps it awake. */
+export function isOccupied(session: Pick<SessionRow, "turn" | "pending_count" | "queued_prompts">): boolean {
+  return session.turn > 0 || session.pending_count > 0 || session.queued_prompts > 0;
+}
+
+/** A session with something to do is wanted awake; one that is just being put away goes on at once. */
+export function wake(change: Change): void {
+  const { session, now } = change;
+  if (session.desired === "hibernate") change.set({ desired: "run" });
+  if (session.state === "hibernating" && session.desired === "run") change.set({ state: "running", state_since: now, active_at: now });
 }
 
 /** Starts the oldest queued prompt, if the session is free to. */
@@ -61,7 +74,14 @@ export async function finishTurn(change: Change, end: TurnEnd, origin?: Origin):
     },
     origin,
   );
-  change.set({ turn: 0, turn_acted: false, turn_started_at: null, turn_usage: noUsage, num_turns: session.num_turns + 1 });
+  change.set({
+    turn: 0,
+    turn_acted: false,
+    turn_started_at: null,
+    turn_usage: noUsage,
+    num_turns: session.num_turns + 1,
+    active_at: change.now,
+  });
   if (session.one_shot) requestEnd(change, end.success ? "completed" : "failed", end.success ? "" : (end.summary ?? ""));
   await startNextTurn(change);
 }

@@ -29,6 +29,8 @@ export type Boot = {
   phantomToken: string;
   /** The conversation to take up again; empty starts a new one. */
   resume: string;
+  /** Leaves the agent unstarted until the snapshot is back. */
+  restore: boolean;
   model: string;
   planMode: boolean;
 };

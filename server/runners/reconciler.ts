@@ -4,10 +4,12 @@ import { requestEnd } from "../journal/ends.ts";
 import { present } from "../journal/journal.ts";
 import { expirePause } from "../journal/pauses.ts";
 import { findSession, listOpenPauses, type SessionRow } from "../journal/store.ts";
+import { isOccupied } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
 import { nextStep, type Observed } from "./rules.ts";
-import { keepHandle, SessionMoved, type StepDeps, steps } from "./steps.ts";
+import { SessionMoved, type StepDeps } from "./step.ts";
+import { keepHandle, steps } from "./steps.ts";
 import { databaseNow, findByBox, listDue, listUnanswered } from "./store.ts";
 
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
@@ -23,6 +25,10 @@ export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   /** Grace for every lease after this process started or could not see: the runners were there, it was not. */
   reconnectMs: number;
   intervalMs: number;
+  /** Idle time after which a session is put away. */
+  idleMs: number;
+  /** Time to put a session away, and to bring it back. */
+  archiveTimeoutMs: number;
 };
 
 export type Reconciler = {
@@ -78,7 +84,7 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
     // Who was suspended, or had no database for a heartbeat to be recorded in, has no right to call anybody late.
     if (performance.now() - lastLook > options.intervalMs + blindMs) seeingSince = performance.now();
     try {
-      for (const { id } of await listDue(options.db, options.host)) queue.add(id);
+      for (const { id } of await listDue(options.db, options.host, options.idleMs)) queue.add(id);
       for (const { id } of await listUnanswered(options.db, options.host, options.approvalTimeoutMs)) await expireUnanswered(options, id);
     } catch (error) {
       seeingSince = performance.now();
@@ -170,6 +176,10 @@ async function observe(options: ReconcilerOptions, session: SessionRow, seeingSi
     restarts: inWindow ? session.restarts : 0,
     started: session.started_at !== null,
     lifeLeftMs: session.ends_at === null ? Number.POSITIVE_INFINITY : session.ends_at.getTime() - now,
+    box: session.box !== null,
+    restoring: session.restoring,
+    occupied: isOccupied(session),
+    idleLeftMs: session.active_at.getTime() + options.idleMs - now,
   };
 }
 
@@ -185,7 +195,7 @@ async function adoptSandboxes(options: ReconcilerOptions, deps: StepDeps): Promi
     const session = await findByBox(options.db, box);
     if (!session || session.state === "ended") await options.launcher.removeFiles(box);
   }
-  for (const { id } of await listDue(options.db, options.host)) await giveUpHalfStart(options, id);
+  for (const { id } of await listDue(options.db, options.host, options.idleMs)) await giveUpHalfStart(options, id);
 }
 
 type Sandbox = Awaited<ReturnType<ReconcilerOptions["launcher"]["list"]>>[number];

@@ -32,7 +32,7 @@ export function alreadyCommitted(lastRunnerSeq: number, first: number, count: nu
 
 export type Observed = {
   state: SessionState;
-  desired: "run" | "end";
+  desired: "run" | "hibernate" | "end";
   /** Whether the sandbox's process is there; undefined when there is no handle. */
   sandbox: "running" | "exited" | undefined;
   /** Milliseconds until the lease or the startup deadline passes; negative once it has. */
@@ -45,24 +45,66 @@ export type Observed = {
   started: boolean;
   /** Milliseconds until the session's lifetime is over. */
   lifeLeftMs: number;
+  /** Whether files, a socket or a sandbox are there. */
+  box: boolean;
+  /** Whether what was put away is still to be brought back. */
+  restoring: boolean;
+  /** Whether a turn is under way, a prompt waits, or a person is asked. */
+  occupied: boolean;
+  /** Milliseconds until a session that nothing happens in is put away. */
+  idleLeftMs: number;
 };
 
-export type Step = "launch" | "recover" | "give_up" | "startup_timeout" | "expire" | "ask_to_end" | "force_end" | "wait";
+export type Step =
+  | "launch"
+  | "recover"
+  | "give_up"
+  | "give_up_restore"
+  | "startup_timeout"
+  | "expire"
+  | "hibernate"
+  | "stay_awake"
+  | "clear"
+  | "wake"
+  | "ask_to_end"
+  | "force_end"
+  | "wait";
 
-export type Deadlines = { endGraceMs: number; maxRestarts: number };
+export type Deadlines = {
+  endGraceMs: number;
+  maxRestarts: number;
+  /** Time to put a session away, and to bring it back. */
+  archiveTimeoutMs: number;
+};
 
 /** The next step from what is observed to what is wanted (design D9). Level-triggered: it remembers nothing. */
 export function nextStep(observed: Observed, deadlines: Deadlines): Step {
   if (observed.state === "ended") return "wait";
   if (observed.desired === "end") return endStep(observed, deadlines);
   if (observed.lifeLeftMs < 0) return "expire";
+  if (observed.state === "dormant") return dormantStep(observed);
   if (observed.state === "requested") return "launch";
   // A start whose sandbox is not known yet is under way: its deadline decides.
   const lost = observed.sandbox === "exited" || observed.leaseLeftMs < 0;
-  if (!lost) return "wait";
+  if (!lost) return livingStep(observed, deadlines);
+  if (observed.restoring) return retry(observed, deadlines, "give_up_restore");
   if (!observed.started && observed.state === "starting")
     return observed.sandbox === "running" ? "startup_timeout" : retry(observed, deadlines, "startup_timeout");
   return retry(observed, deadlines, "give_up");
+}
+
+function livingStep(observed: Observed, deadlines: Deadlines): Step {
+  const late = observed.inStateMs >= deadlines.archiveTimeoutMs;
+  if (observed.state === "starting" && observed.restoring && late) return "give_up_restore";
+  if (observed.state === "hibernating" && late) return "stay_awake";
+  const unwanted = observed.desired === "hibernate" || observed.idleLeftMs < 0;
+  return observed.state === "running" && unwanted && !observed.occupied ? "hibernate" : "wait";
+}
+
+/** Its sandbox is ended only now, when the snapshot is committed; and it is brought back only into a new one. */
+function dormantStep(observed: Observed): Step {
+  if (observed.box) return "clear";
+  return observed.desired === "run" ? "wake" : "wait";
 }
 
 function retry(observed: Observed, deadlines: Deadlines, otherwise: Step): Step {
@@ -70,7 +112,8 @@ function retry(observed: Observed, deadlines: Deadlines, otherwise: Step): Step 
 }
 
 function endStep(observed: Observed, deadlines: Deadlines): Step {
-  if (observed.sandbox !== "running" || observed.state !== "ending") return observed.state === "running" ? "ask_to_end" : "force_end";
+  const attached = observed.state === "running" || observed.state === "hibernating";
+  if (observed.sandbox !== "running" || observed.state !== "ending") return attached ? "ask_to_end" : "force_end";
   return observed.inStateMs >= deadlines.endGraceMs ? "force_end" : "wait";
 }
 

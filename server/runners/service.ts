@@ -19,6 +19,7 @@ import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./le
 import { mcpForRunner } from "./mcp-servers.ts";
 import { createMemorySync, type SessionMemory } from "./memory.ts";
 import { alreadyCommitted, isAct, isReportable, questionOf } from "./rules.ts";
+import type { SnapshotCalls } from "./snapshots.ts";
 import { findByAttachHash, findCommandState } from "./store.ts";
 import { newToken } from "./tokens.ts";
 
@@ -32,6 +33,7 @@ export type RunnerServiceDeps = {
   commandBells: Bells;
   hashToken(token: string): Uint8Array;
   userVault(userId: string): Promise<UserVault>;
+  snapshots: SnapshotCalls;
   /** Waits until a sandbox that stands by is given to a session; false for every other token. */
   assigned(attachToken: string, signal: AbortSignal): Promise<boolean>;
   decide(session: SessionRow, toolName: string, input: JsonObject): Verdict;
@@ -107,6 +109,7 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
       await deps.onDetached(lease, { reason: request.reason, exitCode: request.exitCode });
       return {};
     },
+    ...deps.snapshots,
   };
 }
 
@@ -127,13 +130,14 @@ async function attach(deps: RunnerServiceDeps, attachToken: string, socketBox: s
         attach_hash: null,
         lease_hash: Buffer.from(deps.hashToken(leaseToken)),
         lease_until: leaseEnd(change, deps.staleMs),
-        state: "running",
-        state_since: change.now,
         started_at: change.session.started_at ?? change.now,
-        ends_at: lifetimeEnd(change, deps.maxSessionMs),
         last_runner_seq: 0,
       });
-      await startNextTurn(change);
+      const restore = restoreOf(change.session);
+      if (!restore) {
+        change.set({ state: "running", state_since: change.now, active_at: change.now, ends_at: lifetimeEnd(change, deps.maxSessionMs) });
+        await startNextTurn(change);
+      }
       const { id, epoch, model, permission_mode } = change.session;
       const { environment, mcpServers } = openSettings(change.vault, change.session);
       return {
@@ -148,6 +152,7 @@ async function attach(deps: RunnerServiceDeps, attachToken: string, socketBox: s
           mcpServers: mcpForRunner(mcpServers),
           egress: change.session.allowed_hosts.length > 0,
           memory: await deps.memory.read(change.tx, change.vault, change.session),
+          ...(restore ? { restore } : {}),
         },
       };
     },
@@ -220,6 +225,12 @@ async function deny(change: Change, call: AskedCall, message: string): Promise<D
 /** The runner's clock, unless it cannot be right: within a day of the database's. */
 function plausible(milliseconds: number, now: Date): Date {
   return Math.abs(milliseconds - now.getTime()) < 86_400_000 ? new Date(milliseconds) : now;
+}
+
+/** What is to be brought back before the session runs; undefined when its files are there. */
+function restoreOf({ restoring, snapshot_generation, sdk_session_id }: SessionRow) {
+  if (!restoring || snapshot_generation === null) return undefined;
+  return { generation: snapshot_generation, conversation: sdk_session_id ?? "" };
 }
 
 /** The earlier of what the session has and what the platform allows from its first start. */

@@ -46,7 +46,7 @@ export function createStandby({ launcher, log, size }: StandbyOptions): Standby 
     const [box, attachToken, phantomToken] = [newId("box"), newToken("attach"), newToken("phantom")];
     const assignment = Promise.withResolvers<boolean>();
     assignments.set(attachToken, assignment);
-    const boot = { attachToken, phantomToken, resume: "", model: "", planMode: false };
+    const boot = { attachToken, phantomToken, resume: "", restore: false, model: "", planMode: false };
     const handle = await launcher.launch(box, 0, boot).catch(async (error: unknown) => {
       assignments.delete(attachToken);
       await launcher.removeFiles(box);

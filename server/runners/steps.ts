@@ -3,40 +3,28 @@
 import { open } from "node:fs/promises";
 import { newId } from "../ids.ts";
 import { requestEnd } from "../journal/ends.ts";
-import { type Change, type Guard, type Journal, present } from "../journal/journal.ts";
+import { type Change, present } from "../journal/journal.ts";
 import { closeOpenPauses } from "../journal/pauses.ts";
 import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
-import { clearQueues, deleteCommands, type LockedSession, type SessionRow } from "../journal/store.ts";
+import { clearQueues, deleteCommands, type SessionRow } from "../journal/store.ts";
 import { finishTurn, repeatTurn } from "../journal/turns.ts";
-import type { Log } from "../log.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
-import type { Launcher } from "./launcher.ts";
+import { clear, giveUpRestore, hibernate, stayAwake, wake } from "./hibernation.ts";
 import type { Step } from "./rules.ts";
-import type { Standby } from "./standby.ts";
+import { destroySandboxes, type StepDeps, type TakeStep, unmoved } from "./step.ts";
 import { newToken } from "./tokens.ts";
-
-export type StepDeps = {
-  journal: Journal;
-  launcher: Launcher;
-  standby: Standby;
-  hashToken(token: string): Uint8Array;
-  log: Log;
-  startupTimeoutMs: number;
-  restartWindowMs: number;
-  /** Told of every sandbox that now belongs to a session. */
-  onStarted(sessionId: string, handle: SandboxHandle): void;
-  /** Resolves when every model request of the session that has been answered is booked, or after a while. */
-  settled(sessionId: string): Promise<void>;
-};
-
-type TakeStep = (deps: StepDeps, session: SessionRow) => Promise<void>;
 
 export const steps: Record<Exclude<Step, "wait">, TakeStep> = {
   launch,
   recover,
   give_up: (deps, session) => wishEnd(deps, session, "heartbeat_stale", "the runner was lost and could not be brought back"),
   expire: (deps, session) => wishEnd(deps, session, "max_duration_exceeded", "the session reached the end of its lifetime"),
+  give_up_restore: giveUpRestore,
   startup_timeout: (deps, session) => wishEnd(deps, session, "startup_timeout", "the agent did not start in time"),
+  hibernate,
+  stay_awake: stayAwake,
+  clear,
+  wake,
   ask_to_end: askToEnd,
   force_end: end,
 };
@@ -72,7 +60,8 @@ async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
   const boot = {
     attachToken,
     phantomToken,
-    resume: session.sdk_session_id ?? "",
+    resume: session.restoring ? "" : (session.sdk_session_id ?? ""),
+    restore: session.restoring,
     model: session.model,
     planMode: session.permission_mode === "plan",
   };
@@ -105,15 +94,11 @@ export async function keepHandle(deps: StepDeps, sessionId: string, epoch: numbe
   else await deps.launcher.destroy(handle);
 }
 
-/** Everything that runs over a box, whether or not its session knows of it: a start may have died before it was written down. */
-async function destroySandboxes(deps: StepDeps, session: SessionRow): Promise<void> {
-  if (session.handle) await deps.launcher.destroy(session.handle);
-  for (const { box, handle } of await deps.launcher.list()) if (box === session.box) await deps.launcher.destroy(handle);
-}
-
 /** Ends the old sandbox first: two runners over one workspace are never alive together. */
 async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
   await destroySandboxes(deps, session);
+  // Half of a snapshot is nobody's work: the next sandbox starts from an empty one.
+  if (session.restoring && session.box) await deps.launcher.removeFiles(session.box);
   await deps.journal.change(session.id, unmoved(session), async (change) => {
     const { now, session: row } = change;
     const fresh = row.restarts_since === null || now.getTime() - row.restarts_since.getTime() >= deps.restartWindowMs;
@@ -122,6 +107,8 @@ async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
       state: "requested",
       state_since: now,
       handle: null,
+      box: row.restoring ? null : row.box,
+      ...(row.desired === "hibernate" ? { desired: "run" as const } : {}),
       attach_hash: null,
       lease_hash: null,
       phantom_hash: null,
@@ -207,17 +194,4 @@ async function lastOutput(path: string): Promise<string> {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
     throw error;
   }
-}
-
-/** Somebody else was faster: the next look decides anew, and nothing is wrong. */
-export class SessionMoved extends Error {
-  override message = "the session was moved by somebody else meanwhile";
-}
-
-/** Refuses when somebody else has moved the session meanwhile. */
-function unmoved(session: SessionRow): Guard {
-  return (row: LockedSession | undefined) => {
-    if (row?.epoch === session.epoch && row.state === session.state) return row;
-    throw new SessionMoved();
-  };
 }

@@ -1,6 +1,7 @@
-import { type Kysely, sql } from "kysely";
+import { type Insertable, type Kysely, type Selectable, sql, type Transaction } from "kysely";
 import type { Database } from "../db/database.ts";
 import type { SessionRow } from "../journal/store.ts";
+import type { SnapshotTable } from "../journal/tables.ts";
 
 /** The session whose sandbox was started with this attach token. */
 export async function findByAttachHash(db: Kysely<Database>, attachHash: Uint8Array): Promise<{ id: string } | undefined> {
@@ -15,7 +16,7 @@ export async function findByLeaseHash(
 }
 
 /** Sessions that may need a step: on their way somewhere, wanted elsewhere, or without a living lease. */
-export async function listDue(db: Kysely<Database>, host: string): Promise<{ id: string }[]> {
+export async function listDue(db: Kysely<Database>, host: string, idleMs: number): Promise<{ id: string }[]> {
   return db
     .selectFrom("session")
     .select("id")
@@ -23,8 +24,17 @@ export async function listDue(db: Kysely<Database>, host: string): Promise<{ id:
     .where("host", "=", host)
     .where((e) =>
       e.or([
-        e("state", "<>", "running"),
+        e("state", "not in", ["running", "dormant"]),
         e("desired", "=", "end"),
+        e.and([e("state", "=", "dormant"), e.or([e("box", "is not", null), e("desired", "=", "run")])]),
+        e.and([e("state", "=", "running"), e("desired", "=", "hibernate")]),
+        e.and([
+          e("state", "=", "running"),
+          e("turn", "=", 0),
+          e("pending_count", "=", 0),
+          e("queued_prompts", "=", 0),
+          e("active_at", "<", sql<Date>`clock_timestamp() - make_interval(secs => ${idleMs / 1000})`),
+        ]),
         e("lease_until", "<", sql<Date>`clock_timestamp()`),
         e("ends_at", "<", sql<Date>`clock_timestamp()`),
       ]),
@@ -65,4 +75,27 @@ export async function listUnanswered(db: Kysely<Database>, host: string, timeout
     .where("session.state", "=", "running")
     .where("session.host", "=", host)
     .execute();
+}
+
+export async function insertSnapshot(tx: Transaction<Database>, snapshot: Insertable<SnapshotTable>): Promise<void> {
+  await tx.insertInto("snapshot").values(snapshot).execute();
+}
+
+export async function findSnapshot(
+  db: Kysely<Database>,
+  sessionId: string,
+  generation: number,
+): Promise<Selectable<SnapshotTable> | undefined> {
+  return db.selectFrom("snapshot").selectAll().where("session_id", "=", sessionId).where("generation", "=", generation).executeTakeFirst();
+}
+
+/** Forgets the snapshots before this one and answers the names of their archives. */
+export async function deleteSnapshotsBefore(tx: Transaction<Database>, sessionId: string, generation: number): Promise<string[]> {
+  const rows = await tx
+    .deleteFrom("snapshot")
+    .where("session_id", "=", sessionId)
+    .where("generation", "<", generation)
+    .returning("archive")
+    .execute();
+  return rows.map(({ archive }) => archive);
 }

@@ -55,5 +55,6 @@ export function sessionMessage(row: SessionRow, vault: UserVault, place: Place):
     environment: shown.environment,
     mcpServers: shown.mcpServers,
     allowedHosts: row.allowed_hosts,
+    ...(row.snapshot_at ? { snapshotAt: timestampFromDate(row.snapshot_at) } : {}),
   });
 }

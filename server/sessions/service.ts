@@ -18,7 +18,7 @@ import { sealSettings } from "../journal/pinned.ts";
 import { sealText } from "../journal/seal.ts";
 import type { ProfileSettings } from "../journal/settings.ts";
 import { findOwnedSession, findSession, type SessionRow } from "../journal/store.ts";
-import { acceptPrompt } from "../journal/turns.ts";
+import { acceptPrompt, isOccupied, wake } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import { type Place, sessionMessage } from "./message.ts";
 import { once } from "./request-ids.ts";
@@ -75,6 +75,23 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
       });
       deps.poke(request.sessionId);
       return { terminated: true };
+    },
+    async hibernateSession(request, context) {
+      const session = await deps.journal.change(request.sessionId, aliveOf(deps.userIdOf(context)), (change) => {
+        refuseIfBusy(change.session);
+        change.set({ desired: "hibernate" });
+        return change.session;
+      });
+      deps.poke(request.sessionId);
+      return { session: await message(session) };
+    },
+    async resumeSession(request, context) {
+      const session = await deps.journal.change(request.sessionId, aliveOf(deps.userIdOf(context)), (change) => {
+        wake(change);
+        return change.session;
+      });
+      deps.poke(request.sessionId);
+      return { session: await message(session) };
     },
     async deleteSessionRecord(request, context) {
       const ownerId = deps.userIdOf(context);
@@ -156,6 +173,21 @@ function newSession(request: CreateSessionRequest, { profileId, settings }: Effe
 /** The one answer for "not yours" and "not there". */
 export function ownedBy(ownerId: string): Guard {
   return (row) => (row?.owner_id === ownerId ? row : absent());
+}
+
+/** The guard of what only a live session of the owner can do. */
+export function aliveOf(ownerId: string): Guard {
+  return (row) => {
+    const session = ownedBy(ownerId)(row);
+    if (session.state !== "ended" && session.desired !== "end") return session;
+    throw refusal(ErrorReason.SESSION_ENDED, "the session has ended", { end_reason: session.end_reason ?? "" });
+  };
+}
+
+function refuseIfBusy(session: SessionRow): void {
+  const starts = session.state === "requested" || session.state === "starting";
+  if (!starts && !isOccupied(session)) return;
+  throw refusal(ErrorReason.SESSION_BUSY, "a session at work cannot be put away: wait for it, or interrupt it first");
 }
 
 function absent(): never {

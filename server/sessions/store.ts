@@ -86,7 +86,7 @@ export async function listSessions(
   if (status === SessionStatus.RUNNING) {
     query = query
       .where("state", "<>", "ended")
-      .where((e) => e.or([e("started_at", "is not", null), e("state", "in", ["running", "ending"])]));
+      .where((e) => e.or([e("started_at", "is not", null), e("state", "in", ["running", "hibernating", "dormant", "ending"])]));
   }
   return query.execute();
 }

@@ -21,7 +21,7 @@ import { createJournalReader } from "../../server/journal/reader.ts";
 import { plainSettings } from "../../server/profiles/settings.ts";
 import { findRegistration, insertUser } from "../../server/registration/store.ts";
 import { once } from "../../server/sessions/request-ids.ts";
-import { ownedBy } from "../../server/sessions/service.ts";
+import { aliveOf } from "../../server/sessions/service.ts";
 import { insertSession } from "../../server/sessions/store.ts";
 import { createRootKeyring } from "../../server/vault/keyring.ts";
 import { createSodium } from "../../server/vault/sodium.ts";
@@ -50,10 +50,10 @@ export async function createHarness() {
   const vault = createVault({ sodium, keyring: createRootKeyring(sodium, [sodium.random(32)]), store: createVaultStore(db) });
   const userVault = (userId: string) => vault.forUser(userId);
   const feeds = createFeeds();
-  const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onCommands: () => undefined });
+  const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onWish: () => undefined, onCommands: () => undefined });
   const reader = createJournalReader({ db, userVault, feeds });
   const rules = { derive: () => "Bash(ls:*)", matches: () => true, verdict: () => ({ behavior: "ask" as const }) };
-  const actions = createChannelActions({ limitPrompt: () => Promise.resolve(), db, journal, rules, userVault, ownedBy, once });
+  const actions = createChannelActions({ limitPrompt: () => Promise.resolve(), db, journal, rules, userVault, aliveOf, once });
   const issuer = await openLocalIssuer(directory);
   const users = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
   const authorize = createAuthorizer({

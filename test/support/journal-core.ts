@@ -18,6 +18,7 @@ import { insertUser } from "../../server/registration/store.ts";
 import { createBells } from "../../server/runners/bells.ts";
 import { createLeaseInterceptor, underLease } from "../../server/runners/leases.ts";
 import { createRunnerService } from "../../server/runners/service.ts";
+import { createSnapshotCalls } from "../../server/runners/snapshots.ts";
 import { findByLeaseHash } from "../../server/runners/store.ts";
 import { insertSession } from "../../server/sessions/store.ts";
 import { createRootKeyring } from "../../server/vault/keyring.ts";
@@ -29,6 +30,15 @@ import type { TestDatabase } from "./postgres.ts";
 export type Runner = { client: Client<typeof RunnerService>; sessionId: string; epoch: number; manifest: Manifest | undefined };
 export type JournalCore = Awaited<ReturnType<typeof createJournalCore>>;
 
+/** These tests put nothing away. */
+const noArchives = {
+  put: () => Promise.reject(new Error("no archives here")),
+  get: () => {
+    throw new Error("no archives here");
+  },
+  remove: () => Promise.resolve(),
+};
+
 export async function createJournalCore({ db }: TestDatabase) {
   const sodium = await createSodium();
   const vault = createVault({ sodium, keyring: createRootKeyring(sodium, [sodium.random(32)]), store: createVaultStore(db) });
@@ -36,7 +46,7 @@ export async function createJournalCore({ db }: TestDatabase) {
   const hashToken = (token: string) => hash("sha256", token, "buffer");
   const feeds = createFeeds();
   const commandBells = createBells();
-  const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onCommands: commandBells.ring });
+  const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onWish: () => undefined, onCommands: commandBells.ring });
   const reader = createJournalReader({ db, userVault, feeds });
   const detached: string[] = [];
   const ownerId = newUuid();
@@ -52,6 +62,16 @@ export async function createJournalCore({ db }: TestDatabase) {
     assigned: async () => false,
     decide: () => ({ behavior: "ask" }),
     memory: { read: readBank, apply: applyToBank },
+    snapshots: createSnapshotCalls({
+      db,
+      journal,
+      archives: noArchives,
+      maxBytes: 0,
+      poke: () => undefined,
+      onError: (error) => {
+        throw error;
+      },
+    }),
     onDetached: async (lease) => {
       await journal.change(lease.sessionId, underLease(lease), () => undefined);
       detached.push(lease.sessionId);

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file carrel/v1/session_service.proto.
  */
 export const file_carrel_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jYXJyZWwvdjEvc2Vzc2lvbl9zZXJ2aWNlLnByb3RvEgljYXJyZWwudjEi7QgKFENyZWF0ZVNlc3Npb25SZXF1ZXN0EiIKBG5hbWUYASABKAlCFLpIEXIPGMgBMgpeW15ceDAwXSokEiEKDmluaXRpYWxfcHJvbXB0GAIgASgJQgm6SAZyBCiAgCASMAoFbW9kZWwYAyABKAlCIbpIHnIcGGQyGF5bQS1aYS16MC05Ll86QC9cW1xdLV0qJBI8Cg9wZXJtaXNzaW9uX21vZGUYBCABKA4yGS5jYXJyZWwudjEuUGVybWlzc2lvbk1vZGVCCLpIBYIBAhABEjUKDWFsbG93ZWRfdG9vbHMYBSADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI0CgxkZW5pZWRfdG9vbHMYBiADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI6CgpyZXF1ZXN0X2lkGAcgASgJQia6SBFyDxj/ATIKXlteXHgwMF0qJLK1GA5pZGVtcG90ZW50X2tleRIbCgpwcm9maWxlX2lkGAggASgJQge6SARyAhhkEikKDHByb2ZpbGVfbmFtZRgJIAEoCUITukgQcg4YZDIKXlteXHgwMF0qJBIiCgltYXhfdHVybnMYCiABKAVCCrpIBxoFGJBOKAFIAIgBARI2Cg5tYXhfYnVkZ2V0X3VzZBgLIAEoAUIZukgWEhRAARkAAAAAAGr4QCmN7bWg98awPkgBiAEBEhUKCG9uZV9zaG90GAwgASgISAKIAQESJQoLdHRsX3NlY29uZHMYDSABKAVCC7pICBoGGICjBSgBSAOIAQESiQEKC2Vudmlyb25tZW50GA4gAygLMjAuY2FycmVsLnYxLkNyZWF0ZVNlc3Npb25SZXF1ZXN0LkVudmlyb25tZW50RW50cnlCQoABAbpIPJoBORBkIiFyHzIdXltBLVphLXpfXVtBLVphLXowLTlfXXswLDk5fSQqEnIQKICAAjIKXlteXHgwMF0qJBJpCgttY3Bfc2VydmVycxgPIAMoCzIvLmNhcnJlbC52MS5DcmVhdGVTZXNzaW9uUmVxdWVzdC5NY3BTZXJ2ZXJzRW50cnlCI7pIIJoBHRAUIhlyFzIVXltBLVphLXowLTlfLV17MSw2NH0kEmEKDWFsbG93ZWRfaG9zdHMYECADKAlCSrpIR5IBRBBkIkByPhj/ATI5XihcKnwoXCpcLik/W0EtWmEtejAtOV8tXXsxLDYzfShcLltBLVphLXowLTlfLV17MSw2M30pKikkGjIKEEVudmlyb25tZW50RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARpHCg9NY3BTZXJ2ZXJzRW50cnkSCwoDa2V5GAEgASgJEiMKBXZhbHVlGAIgASgLMhQuY2FycmVsLnYxLk1jcFNlcnZlcjoCOAFCDAoKX21heF90dXJuc0IRCg9fbWF4X2J1ZGdldF91c2RCCwoJX29uZV9zaG90Qg4KDF90dGxfc2Vjb25kcyI8ChVDcmVhdGVTZXNzaW9uUmVzcG9uc2USIwoHc2Vzc2lvbhgBIAEoCzISLmNhcnJlbC52MS5TZXNzaW9uInsKE0xpc3RTZXNzaW9uc1JlcXVlc3QSMgoGc3RhdHVzGAEgASgOMhguY2FycmVsLnYxLlNlc3Npb25TdGF0dXNCCLpIBYIBAhABEhYKBWxpbWl0GAIgASgFQge6SAQaAigAEhgKBmN1cnNvchgDIAEoCUIIukgFcgMY6AciUQoUTGlzdFNlc3Npb25zUmVzcG9uc2USJAoIc2Vzc2lvbnMYASADKAsyEi5jYXJyZWwudjEuU2Vzc2lvbhITCgtuZXh0X2N1cnNvchgCIAEoCSJCChFHZXRTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIjkKEkdldFNlc3Npb25SZXNwb25zZRIjCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb24iagoUUmVuYW1lU2Vzc2lvblJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JBIjCgRuYW1lGAIgASgJQhW6SBJyECiAgAQyCl5bXlx4MDBdKiQiPAoVUmVuYW1lU2Vzc2lvblJlc3BvbnNlEiMKB3Nlc3Npb24YASABKAsyEi5jYXJyZWwudjEuU2Vzc2lvbiJIChdUZXJtaW5hdGVTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIi4KGFRlcm1pbmF0ZVNlc3Npb25SZXNwb25zZRISCgp0ZXJtaW5hdGVkGAEgASgIIksKGkRlbGV0ZVNlc3Npb25SZWNvcmRSZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQiLgobRGVsZXRlU2Vzc2lvblJlY29yZFJlc3BvbnNlEg8KB2RlbGV0ZWQYASABKAgypgYKDlNlc3Npb25TZXJ2aWNlEnsKDUNyZWF0ZVNlc3Npb24SHy5jYXJyZWwudjEuQ3JlYXRlU2Vzc2lvblJlcXVlc3QaIC5jYXJyZWwudjEuQ3JlYXRlU2Vzc2lvblJlc3BvbnNlIieQAgCKtRgECAMQApC1GMkBgtPkkwIROgEqIgwvdjEvc2Vzc2lvbnMScAoMTGlzdFNlc3Npb25zEh4uY2FycmVsLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaHy5jYXJyZWwudjEuTGlzdFNlc3Npb25zUmVzcG9uc2UiH5ACAYq1GAQIAxABgtPkkwIOEgwvdjEvc2Vzc2lvbnMSdwoKR2V0U2Vzc2lvbhIcLmNhcnJlbC52MS5HZXRTZXNzaW9uUmVxdWVzdBodLmNhcnJlbC52MS5HZXRTZXNzaW9uUmVzcG9uc2UiLJACAYq1GAQIAxABgtPkkwIbEhkvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9EoMBCg1SZW5hbWVTZXNzaW9uEh8uY2FycmVsLnYxLlJlbmFtZVNlc3Npb25SZXF1ZXN0GiAuY2FycmVsLnYxLlJlbmFtZVNlc3Npb25SZXNwb25zZSIvkAICirUYBAgDEAOC0+STAh46ASoyGS92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0SiQEKEFRlcm1pbmF0ZVNlc3Npb24SIi5jYXJyZWwudjEuVGVybWluYXRlU2Vzc2lvblJlcXVlc3QaIy5jYXJyZWwudjEuVGVybWluYXRlU2Vzc2lvblJlc3BvbnNlIiyQAgKKtRgECAMQBILT5JMCGyoZL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfRKZAQoTRGVsZXRlU2Vzc2lvblJlY29yZBIlLmNhcnJlbC52MS5EZWxldGVTZXNzaW9uUmVjb3JkUmVxdWVzdBomLmNhcnJlbC52MS5EZWxldGVTZXNzaW9uUmVjb3JkUmVzcG9uc2UiM5ACAoq1GAQIAxAEgtPkkwIiKiAvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9L3JlY29yZGIGcHJvdG8z", [file_buf_validate_validate, file_carrel_v1_mcp_server, file_carrel_v1_options, file_carrel_v1_session, file_google_api_annotations]);
+  fileDesc("Ch9jYXJyZWwvdjEvc2Vzc2lvbl9zZXJ2aWNlLnByb3RvEgljYXJyZWwudjEi7QgKFENyZWF0ZVNlc3Npb25SZXF1ZXN0EiIKBG5hbWUYASABKAlCFLpIEXIPGMgBMgpeW15ceDAwXSokEiEKDmluaXRpYWxfcHJvbXB0GAIgASgJQgm6SAZyBCiAgCASMAoFbW9kZWwYAyABKAlCIbpIHnIcGGQyGF5bQS1aYS16MC05Ll86QC9cW1xdLV0qJBI8Cg9wZXJtaXNzaW9uX21vZGUYBCABKA4yGS5jYXJyZWwudjEuUGVybWlzc2lvbk1vZGVCCLpIBYIBAhABEjUKDWFsbG93ZWRfdG9vbHMYBSADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI0CgxkZW5pZWRfdG9vbHMYBiADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI6CgpyZXF1ZXN0X2lkGAcgASgJQia6SBFyDxj/ATIKXlteXHgwMF0qJLK1GA5pZGVtcG90ZW50X2tleRIbCgpwcm9maWxlX2lkGAggASgJQge6SARyAhhkEikKDHByb2ZpbGVfbmFtZRgJIAEoCUITukgQcg4YZDIKXlteXHgwMF0qJBIiCgltYXhfdHVybnMYCiABKAVCCrpIBxoFGJBOKAFIAIgBARI2Cg5tYXhfYnVkZ2V0X3VzZBgLIAEoAUIZukgWEhRAARkAAAAAAGr4QCmN7bWg98awPkgBiAEBEhUKCG9uZV9zaG90GAwgASgISAKIAQESJQoLdHRsX3NlY29uZHMYDSABKAVCC7pICBoGGICjBSgBSAOIAQESiQEKC2Vudmlyb25tZW50GA4gAygLMjAuY2FycmVsLnYxLkNyZWF0ZVNlc3Npb25SZXF1ZXN0LkVudmlyb25tZW50RW50cnlCQoABAbpIPJoBORBkIiFyHzIdXltBLVphLXpfXVtBLVphLXowLTlfXXswLDk5fSQqEnIQKICAAjIKXlteXHgwMF0qJBJpCgttY3Bfc2VydmVycxgPIAMoCzIvLmNhcnJlbC52MS5DcmVhdGVTZXNzaW9uUmVxdWVzdC5NY3BTZXJ2ZXJzRW50cnlCI7pIIJoBHRAUIhlyFzIVXltBLVphLXowLTlfLV17MSw2NH0kEmEKDWFsbG93ZWRfaG9zdHMYECADKAlCSrpIR5IBRBBkIkByPhj/ATI5XihcKnwoXCpcLik/W0EtWmEtejAtOV8tXXsxLDYzfShcLltBLVphLXowLTlfLV17MSw2M30pKikkGjIKEEVudmlyb25tZW50RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARpHCg9NY3BTZXJ2ZXJzRW50cnkSCwoDa2V5GAEgASgJEiMKBXZhbHVlGAIgASgLMhQuY2FycmVsLnYxLk1jcFNlcnZlcjoCOAFCDAoKX21heF90dXJuc0IRCg9fbWF4X2J1ZGdldF91c2RCCwoJX29uZV9zaG90Qg4KDF90dGxfc2Vjb25kcyI8ChVDcmVhdGVTZXNzaW9uUmVzcG9uc2USIwoHc2Vzc2lvbhgBIAEoCzISLmNhcnJlbC52MS5TZXNzaW9uInsKE0xpc3RTZXNzaW9uc1JlcXVlc3QSMgoGc3RhdHVzGAEgASgOMhguY2FycmVsLnYxLlNlc3Npb25TdGF0dXNCCLpIBYIBAhABEhYKBWxpbWl0GAIgASgFQge6SAQaAigAEhgKBmN1cnNvchgDIAEoCUIIukgFcgMY6AciUQoUTGlzdFNlc3Npb25zUmVzcG9uc2USJAoIc2Vzc2lvbnMYASADKAsyEi5jYXJyZWwudjEuU2Vzc2lvbhITCgtuZXh0X2N1cnNvchgCIAEoCSJCChFHZXRTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIjkKEkdldFNlc3Npb25SZXNwb25zZRIjCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb24iagoUUmVuYW1lU2Vzc2lvblJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JBIjCgRuYW1lGAIgASgJQhW6SBJyECiAgAQyCl5bXlx4MDBdKiQiPAoVUmVuYW1lU2Vzc2lvblJlc3BvbnNlEiMKB3Nlc3Npb24YASABKAsyEi5jYXJyZWwudjEuU2Vzc2lvbiJIChdUZXJtaW5hdGVTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIi4KGFRlcm1pbmF0ZVNlc3Npb25SZXNwb25zZRISCgp0ZXJtaW5hdGVkGAEgASgIIkgKF0hpYmVybmF0ZVNlc3Npb25SZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQiPwoYSGliZXJuYXRlU2Vzc2lvblJlc3BvbnNlEiMKB3Nlc3Npb24YASABKAsyEi5jYXJyZWwudjEuU2Vzc2lvbiJFChRSZXN1bWVTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIjwKFVJlc3VtZVNlc3Npb25SZXNwb25zZRIjCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb24iSwoaRGVsZXRlU2Vzc2lvblJlY29yZFJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JCIuChtEZWxldGVTZXNzaW9uUmVjb3JkUmVzcG9uc2USDwoHZGVsZXRlZBgBIAEoCDLGCAoOU2Vzc2lvblNlcnZpY2USewoNQ3JlYXRlU2Vzc2lvbhIfLmNhcnJlbC52MS5DcmVhdGVTZXNzaW9uUmVxdWVzdBogLmNhcnJlbC52MS5DcmVhdGVTZXNzaW9uUmVzcG9uc2UiJ5ACAIq1GAQIAxACkLUYyQGC0+STAhE6ASoiDC92MS9zZXNzaW9ucxJwCgxMaXN0U2Vzc2lvbnMSHi5jYXJyZWwudjEuTGlzdFNlc3Npb25zUmVxdWVzdBofLmNhcnJlbC52MS5MaXN0U2Vzc2lvbnNSZXNwb25zZSIfkAIBirUYBAgDEAGC0+STAg4SDC92MS9zZXNzaW9ucxJ3CgpHZXRTZXNzaW9uEhwuY2FycmVsLnYxLkdldFNlc3Npb25SZXF1ZXN0Gh0uY2FycmVsLnYxLkdldFNlc3Npb25SZXNwb25zZSIskAIBirUYBAgDEAGC0+STAhsSGS92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0SgwEKDVJlbmFtZVNlc3Npb24SHy5jYXJyZWwudjEuUmVuYW1lU2Vzc2lvblJlcXVlc3QaIC5jYXJyZWwudjEuUmVuYW1lU2Vzc2lvblJlc3BvbnNlIi+QAgKKtRgECAMQA4LT5JMCHjoBKjIZL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfRKJAQoQVGVybWluYXRlU2Vzc2lvbhIiLmNhcnJlbC52MS5UZXJtaW5hdGVTZXNzaW9uUmVxdWVzdBojLmNhcnJlbC52MS5UZXJtaW5hdGVTZXNzaW9uUmVzcG9uc2UiLJACAoq1GAQIAxAEgtPkkwIbKhkvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9EpMBChBIaWJlcm5hdGVTZXNzaW9uEiIuY2FycmVsLnYxLkhpYmVybmF0ZVNlc3Npb25SZXF1ZXN0GiMuY2FycmVsLnYxLkhpYmVybmF0ZVNlc3Npb25SZXNwb25zZSI2kAICirUYBAgDEAOC0+STAiUiIy92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vaGliZXJuYXRlEocBCg1SZXN1bWVTZXNzaW9uEh8uY2FycmVsLnYxLlJlc3VtZVNlc3Npb25SZXF1ZXN0GiAuY2FycmVsLnYxLlJlc3VtZVNlc3Npb25SZXNwb25zZSIzkAICirUYBAgDEAOC0+STAiIiIC92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vcmVzdW1lEpkBChNEZWxldGVTZXNzaW9uUmVjb3JkEiUuY2FycmVsLnYxLkRlbGV0ZVNlc3Npb25SZWNvcmRSZXF1ZXN0GiYuY2FycmVsLnYxLkRlbGV0ZVNlc3Npb25SZWNvcmRSZXNwb25zZSIzkAICirUYBAgDEASC0+STAiIqIC92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vcmVjb3JkYgZwcm90bzM", [file_buf_validate_validate, file_carrel_v1_mcp_server, file_carrel_v1_options, file_carrel_v1_session, file_google_api_annotations]);
 
 /**
  * CreateSessionRequest: every field may be left out.
@@ -373,6 +373,90 @@ export const TerminateSessionResponseSchema: GenMessage<TerminateSessionResponse
   messageDesc(file_carrel_v1_session_service, 9);
 
 /**
+ * HibernateSessionRequest names one Session.
+ *
+ * @generated from message carrel.v1.HibernateSessionRequest
+ */
+export type HibernateSessionRequest = Message<"carrel.v1.HibernateSessionRequest"> & {
+  /**
+   * Its id.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+};
+
+/**
+ * Describes the message carrel.v1.HibernateSessionRequest.
+ * Use `create(HibernateSessionRequestSchema)` to create a new message.
+ */
+export const HibernateSessionRequestSchema: GenMessage<HibernateSessionRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_session_service, 10);
+
+/**
+ * HibernateSessionResponse is the Session on its way.
+ *
+ * @generated from message carrel.v1.HibernateSessionResponse
+ */
+export type HibernateSessionResponse = Message<"carrel.v1.HibernateSessionResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: carrel.v1.Session session = 1;
+   */
+  session?: Session | undefined;
+};
+
+/**
+ * Describes the message carrel.v1.HibernateSessionResponse.
+ * Use `create(HibernateSessionResponseSchema)` to create a new message.
+ */
+export const HibernateSessionResponseSchema: GenMessage<HibernateSessionResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_session_service, 11);
+
+/**
+ * ResumeSessionRequest names one Session.
+ *
+ * @generated from message carrel.v1.ResumeSessionRequest
+ */
+export type ResumeSessionRequest = Message<"carrel.v1.ResumeSessionRequest"> & {
+  /**
+   * Its id.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+};
+
+/**
+ * Describes the message carrel.v1.ResumeSessionRequest.
+ * Use `create(ResumeSessionRequestSchema)` to create a new message.
+ */
+export const ResumeSessionRequestSchema: GenMessage<ResumeSessionRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_session_service, 12);
+
+/**
+ * ResumeSessionResponse is the Session on its way.
+ *
+ * @generated from message carrel.v1.ResumeSessionResponse
+ */
+export type ResumeSessionResponse = Message<"carrel.v1.ResumeSessionResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: carrel.v1.Session session = 1;
+   */
+  session?: Session | undefined;
+};
+
+/**
+ * Describes the message carrel.v1.ResumeSessionResponse.
+ * Use `create(ResumeSessionResponseSchema)` to create a new message.
+ */
+export const ResumeSessionResponseSchema: GenMessage<ResumeSessionResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_session_service, 13);
+
+/**
  * DeleteSessionRecordRequest names one ended Session.
  *
  * @generated from message carrel.v1.DeleteSessionRecordRequest
@@ -391,7 +475,7 @@ export type DeleteSessionRecordRequest = Message<"carrel.v1.DeleteSessionRecordR
  * Use `create(DeleteSessionRecordRequestSchema)` to create a new message.
  */
 export const DeleteSessionRecordRequestSchema: GenMessage<DeleteSessionRecordRequest> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_session_service, 10);
+  messageDesc(file_carrel_v1_session_service, 14);
 
 /**
  * DeleteSessionRecordResponse confirms that the record is gone.
@@ -412,7 +496,7 @@ export type DeleteSessionRecordResponse = Message<"carrel.v1.DeleteSessionRecord
  * Use `create(DeleteSessionRecordResponseSchema)` to create a new message.
  */
 export const DeleteSessionRecordResponseSchema: GenMessage<DeleteSessionRecordResponse> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_session_service, 11);
+  messageDesc(file_carrel_v1_session_service, 15);
 
 /**
  * SessionService creates, finds and ends Sessions. Talking to one is
@@ -473,6 +557,32 @@ export const SessionService: GenService<{
     methodKind: "unary";
     input: typeof TerminateSessionRequestSchema;
     output: typeof TerminateSessionResponseSchema;
+  },
+  /**
+   * HibernateSession puts an idle Session away: its files and conversation are
+   * kept, its sandbox is not. Answers at once; wait for DORMANT by WatchEvents
+   * or GetSession. A prompt brings it back. Refused with SESSION_BUSY while a
+   * turn is under way, a prompt is queued or a person is asked, and with
+   * SESSION_ENDED. Safe to repeat.
+   *
+   * @generated from rpc carrel.v1.SessionService.HibernateSession
+   */
+  hibernateSession: {
+    methodKind: "unary";
+    input: typeof HibernateSessionRequestSchema;
+    output: typeof HibernateSessionResponseSchema;
+  },
+  /**
+   * ResumeSession brings a dormant Session back without a prompt. Answers at
+   * once; one that is awake stays as it is. Refused with SESSION_ENDED. Safe
+   * to repeat.
+   *
+   * @generated from rpc carrel.v1.SessionService.ResumeSession
+   */
+  resumeSession: {
+    methodKind: "unary";
+    input: typeof ResumeSessionRequestSchema;
+    output: typeof ResumeSessionResponseSchema;
   },
   /**
    * DeleteSessionRecord removes an ended Session with its log. Refused with

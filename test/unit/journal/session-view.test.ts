@@ -4,7 +4,7 @@ import { endReasons, permissionModes, type Visible, viewOf } from "../../../serv
 import { wordOf } from "../../../server/words.ts";
 
 const { STARTING, RUNNING, ENDED } = SessionStatus;
-const idle: Visible = { state: "running", started_at: new Date(), turn: 0, pending_count: 0, queued_prompts: 0 };
+const idle: Visible = { state: "running", started_at: new Date(), turn: 0, pending_count: 0, queued_prompts: 0, restoring: false };
 
 test("what people see follows from the row alone", () => {
   const table: [Partial<Visible>, SessionStatus, UserState, SessionDetail, boolean][] = [
@@ -17,6 +17,10 @@ test("what people see follows from the row alone", () => {
     [{ turn: 4 }, RUNNING, UserState.RUNNING, SessionDetail.WORKING, false],
     [{ turn: 4, pending_count: 1 }, RUNNING, UserState.WAITING, SessionDetail.BLOCKED, true],
     [{ turn: 4, pending_count: 2, queued_prompts: 1 }, RUNNING, UserState.WAITING, SessionDetail.BLOCKED, true],
+    [{ state: "hibernating" }, RUNNING, UserState.WAITING, SessionDetail.IDLE, false],
+    [{ state: "dormant" }, RUNNING, UserState.WAITING, SessionDetail.DORMANT, false],
+    [{ state: "requested", restoring: true }, RUNNING, UserState.RUNNING, SessionDetail.RESTORING, false],
+    [{ state: "starting", restoring: true, queued_prompts: 1 }, RUNNING, UserState.RUNNING, SessionDetail.RESTORING, false],
     [{ state: "ending", turn: 4 }, RUNNING, UserState.RUNNING, SessionDetail.WORKING, false],
     [{ state: "ending" }, RUNNING, UserState.WAITING, SessionDetail.IDLE, false],
     [{ state: "ended" }, ENDED, UserState.ENDED, SessionDetail.UNSPECIFIED, false],

@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/event_pb.ts";
 import { alreadyCommitted, isAct, isReportable, nextStep, type Observed, questionOf, type Step } from "../../../server/runners/rules.ts";
 
-const deadlines = { endGraceMs: 5_000, maxRestarts: 3 };
+const deadlines = { endGraceMs: 5_000, maxRestarts: 3, archiveTimeoutMs: 600_000 };
 const well: Observed = {
   state: "running",
   desired: "run",
@@ -13,7 +13,13 @@ const well: Observed = {
   restarts: 0,
   started: true,
   lifeLeftMs: 60_000,
+  box: true,
+  restoring: false,
+  occupied: false,
+  idleLeftMs: 60_000,
 };
+const dormant = { state: "dormant", desired: "hibernate", sandbox: undefined, box: false, leaseLeftMs: -1 } as const;
+const restoring = { state: "starting", restoring: true, desired: "run" } as const;
 
 describe("the next step of a session", () => {
   const table: [string, Partial<Observed>, Step][] = [
@@ -47,6 +53,24 @@ describe("the next step of a session", () => {
     ["it is to end while it starts", { desired: "end", state: "starting" }, "force_end"],
     ["it was asked to end and has time", { desired: "end", state: "ending", inStateMs: 4_999 }, "wait"],
     ["it was asked to end and its time is over", { desired: "end", state: "ending", inStateMs: 5_000 }, "force_end"],
+    ["nothing has happened in it for long", { idleLeftMs: -1 }, "hibernate"],
+    ["nothing has happened in it for long, but a turn is under way", { idleLeftMs: -1, occupied: true }, "wait"],
+    ["it is to be put away", { desired: "hibernate" }, "hibernate"],
+    ["it is to be put away, and is at work", { desired: "hibernate", occupied: true }, "wait"],
+    ["it is being put away", { desired: "hibernate", state: "hibernating" }, "wait"],
+    ["it is being put away for too long", { desired: "hibernate", state: "hibernating", inStateMs: 600_000 }, "stay_awake"],
+    ["its sandbox leaves while it is put away", { desired: "hibernate", state: "hibernating", sandbox: "exited" }, "recover"],
+    ["it is to end while it is put away", { desired: "end", state: "hibernating" }, "ask_to_end"],
+    ["it is dormant", dormant, "wait"],
+    ["it is dormant and its sandbox is still there", { ...dormant, box: true, sandbox: "running" }, "clear"],
+    ["it is wanted awake and its old sandbox is still there", { ...dormant, desired: "run", box: true }, "clear"],
+    ["it is dormant and wanted awake", { ...dormant, desired: "run" }, "wake"],
+    ["it is dormant and is to end", { ...dormant, desired: "end" }, "force_end"],
+    ["it is dormant and its lifetime is over", { ...dormant, lifeLeftMs: -1 }, "expire"],
+    ["it is brought back", restoring, "wait"],
+    ["its sandbox leaves while it is brought back", { ...restoring, sandbox: "exited" }, "recover"],
+    ["its sandbox leaves again and again while it is brought back", { ...restoring, sandbox: "exited", restarts: 3 }, "give_up_restore"],
+    ["bringing it back takes too long", { ...restoring, inStateMs: 600_000 }, "give_up_restore"],
     ["it has ended", { state: "ended", desired: "end", sandbox: undefined }, "wait"],
     ["it has ended, whatever else is seen", { state: "ended", desired: "run", sandbox: "exited", leaseLeftMs: -1 }, "wait"],
   ];
@@ -54,12 +78,17 @@ describe("the next step of a session", () => {
     test(`when ${name}: ${step}`, () => expect(nextStep({ ...well, ...change }, deadlines)).toBe(step));
 
   test("never waits for ever: whatever is observed, time alone leads to another step or all is well", () => {
-    for (const state of ["requested", "starting", "running", "ending", "ended"] as const) {
-      for (const desired of ["run", "end"] as const) {
+    for (const state of ["requested", "starting", "running", "hibernating", "dormant", "ending", "ended"] as const) {
+      for (const desired of ["run", "hibernate", "end"] as const) {
         for (const sandbox of ["running", "exited", undefined] as const) {
-          for (const started of [true, false]) {
-            const late: Observed = { state, desired, sandbox, started, restarts: 0, leaseLeftMs: -1, inStateMs: 1e9, lifeLeftMs: -1 };
-            expect([late, nextStep(late, deadlines) === "wait"]).toEqual([late, state === "ended"]);
+          for (const [started, restoring, occupied] of [0, 1, 2, 3, 4, 5, 6, 7].map((bits) => [4, 2, 1].map((bit) => (bits & bit) > 0))) {
+            const late: Observed = {
+              ...{ state, desired, sandbox, started: started!, restoring: restoring!, occupied: occupied! },
+              ...{ box: false, restarts: 0, leaseLeftMs: -1, inStateMs: 1e9, lifeLeftMs: 1, idleLeftMs: -1 },
+            };
+            const asleep = state === "dormant" && desired === "hibernate";
+            expect([late, nextStep(late, deadlines) === "wait"]).toEqual([late, state === "ended" || asleep]);
+            expect(nextStep({ ...late, lifeLeftMs: -1 }, deadlines) === "wait").toBe(state === "ended");
           }
         }
       }

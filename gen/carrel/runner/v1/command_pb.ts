@@ -11,7 +11,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file carrel/runner/v1/command.proto.
  */
 export const file_carrel_runner_v1_command: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jYXJyZWwvcnVubmVyL3YxL2NvbW1hbmQucHJvdG8SEGNhcnJlbC5ydW5uZXIudjEi5gEKB0NvbW1hbmQSCgoCaWQYASABKAUSKgoGcHJvbXB0GAIgASgLMhguY2FycmVsLnJ1bm5lci52MS5Qcm9tcHRIABIwCglpbnRlcnJ1cHQYAyABKAsyGy5jYXJyZWwucnVubmVyLnYxLkludGVycnVwdEgAEjcKDXRvb2xfZGVjaXNpb24YBCABKAsyHi5jYXJyZWwucnVubmVyLnYxLlRvb2xEZWNpc2lvbkgAEjAKCXRlcm1pbmF0ZRgFIAEoCzIbLmNhcnJlbC5ydW5uZXIudjEuVGVybWluYXRlSABCBgoEa2luZCIjCgZQcm9tcHQSCwoDc2VxGAEgASgFEgwKBHRleHQYAiABKAkiGQoJSW50ZXJydXB0EgwKBHR1cm4YASABKAUicwoMVG9vbERlY2lzaW9uEhMKC3Rvb2xfdXNlX2lkGAEgASgJEg0KBWFsbG93GAIgASgIEi4KDXVwZGF0ZWRfaW5wdXQYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Eg8KB21lc3NhZ2UYBCABKAkiCwoJVGVybWluYXRlYgZwcm90bzM", [file_google_protobuf_struct]);
+  fileDesc("Ch5jYXJyZWwvcnVubmVyL3YxL2NvbW1hbmQucHJvdG8SEGNhcnJlbC5ydW5uZXIudjEimAIKB0NvbW1hbmQSCgoCaWQYASABKAUSKgoGcHJvbXB0GAIgASgLMhguY2FycmVsLnJ1bm5lci52MS5Qcm9tcHRIABIwCglpbnRlcnJ1cHQYAyABKAsyGy5jYXJyZWwucnVubmVyLnYxLkludGVycnVwdEgAEjcKDXRvb2xfZGVjaXNpb24YBCABKAsyHi5jYXJyZWwucnVubmVyLnYxLlRvb2xEZWNpc2lvbkgAEjAKCXRlcm1pbmF0ZRgFIAEoCzIbLmNhcnJlbC5ydW5uZXIudjEuVGVybWluYXRlSAASMAoJaGliZXJuYXRlGAYgASgLMhsuY2FycmVsLnJ1bm5lci52MS5IaWJlcm5hdGVIAEIGCgRraW5kIiMKBlByb21wdBILCgNzZXEYASABKAUSDAoEdGV4dBgCIAEoCSIZCglJbnRlcnJ1cHQSDAoEdHVybhgBIAEoBSJzCgxUb29sRGVjaXNpb24SEwoLdG9vbF91c2VfaWQYASABKAkSDQoFYWxsb3cYAiABKAgSLgoNdXBkYXRlZF9pbnB1dBgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSDwoHbWVzc2FnZRgEIAEoCSILCglUZXJtaW5hdGUiHwoJSGliZXJuYXRlEhIKCmdlbmVyYXRpb24YASABKAViBnByb3RvMw", [file_google_protobuf_struct]);
 
 /**
  * A Command is what the server asks of a runner. Durable and ordered.
@@ -63,6 +63,14 @@ export type Command = Message<"carrel.runner.v1.Command"> & {
      */
     value: Terminate;
     case: "terminate";
+  } | {
+    /**
+     * Put files and conversation away and leave.
+     *
+     * @generated from field: carrel.runner.v1.Hibernate hibernate = 6;
+     */
+    value: Hibernate;
+    case: "hibernate";
   } | { case: undefined; value?: undefined };
 };
 
@@ -178,4 +186,25 @@ export type Terminate = Message<"carrel.runner.v1.Terminate"> & {
  */
 export const TerminateSchema: GenMessage<Terminate> = /*@__PURE__*/
   messageDesc(file_carrel_runner_v1_command, 4);
+
+/**
+ * Hibernate asks for a Snapshot; the runner leaves once it is committed.
+ *
+ * @generated from message carrel.runner.v1.Hibernate
+ */
+export type Hibernate = Message<"carrel.runner.v1.Hibernate"> & {
+  /**
+   * Which one it will be; named again by PutSnapshot.
+   *
+   * @generated from field: int32 generation = 1;
+   */
+  generation: number;
+};
+
+/**
+ * Describes the message carrel.runner.v1.Hibernate.
+ * Use `create(HibernateSchema)` to create a new message.
+ */
+export const HibernateSchema: GenMessage<Hibernate> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_command, 5);
 

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file carrel/runner/v1/manifest.proto.
  */
 export const file_carrel_runner_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jYXJyZWwvcnVubmVyL3YxL21hbmlmZXN0LnByb3RvEhBjYXJyZWwucnVubmVyLnYxIoUDCghNYW5pZmVzdBINCgVtb2RlbBgBIAEoCRIUCgxoZWFydGJlYXRfbXMYAiABKAUSEQoJcGxhbl9tb2RlGAMgASgIEkUKC2Vudmlyb25tZW50GAQgAygLMisuY2FycmVsLnJ1bm5lci52MS5NYW5pZmVzdC5FbnZpcm9ubWVudEVudHJ5QgOAAQESPwoLbWNwX3NlcnZlcnMYBSADKAsyKi5jYXJyZWwucnVubmVyLnYxLk1hbmlmZXN0Lk1jcFNlcnZlcnNFbnRyeRIOCgZlZ3Jlc3MYBiABKAgSLAoGbWVtb3J5GAcgAygLMhwuY2FycmVsLnJ1bm5lci52MS5NZW1vcnlGaWxlGjIKEEVudmlyb25tZW50RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARpHCg9NY3BTZXJ2ZXJzRW50cnkSCwoDa2V5GAEgASgJEiMKBXZhbHVlGAIgASgLMhQuY2FycmVsLnYxLk1jcFNlcnZlcjoCOAFiBnByb3RvMw", [file_carrel_runner_v1_memory, file_carrel_v1_mcp_server]);
+  fileDesc("Ch9jYXJyZWwvcnVubmVyL3YxL21hbmlmZXN0LnByb3RvEhBjYXJyZWwucnVubmVyLnYxIrEDCghNYW5pZmVzdBINCgVtb2RlbBgBIAEoCRIUCgxoZWFydGJlYXRfbXMYAiABKAUSEQoJcGxhbl9tb2RlGAMgASgIEkUKC2Vudmlyb25tZW50GAQgAygLMisuY2FycmVsLnJ1bm5lci52MS5NYW5pZmVzdC5FbnZpcm9ubWVudEVudHJ5QgOAAQESPwoLbWNwX3NlcnZlcnMYBSADKAsyKi5jYXJyZWwucnVubmVyLnYxLk1hbmlmZXN0Lk1jcFNlcnZlcnNFbnRyeRIOCgZlZ3Jlc3MYBiABKAgSLAoGbWVtb3J5GAcgAygLMhwuY2FycmVsLnJ1bm5lci52MS5NZW1vcnlGaWxlEioKB3Jlc3RvcmUYCCABKAsyGS5jYXJyZWwucnVubmVyLnYxLlJlc3RvcmUaMgoQRW52aXJvbm1lbnRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGkcKD01jcFNlcnZlcnNFbnRyeRILCgNrZXkYASABKAkSIwoFdmFsdWUYAiABKAsyFC5jYXJyZWwudjEuTWNwU2VydmVyOgI4ASIzCgdSZXN0b3JlEhIKCmdlbmVyYXRpb24YASABKAUSFAoMY29udmVyc2F0aW9uGAIgASgJYgZwcm90bzM", [file_carrel_runner_v1_memory, file_carrel_v1_mcp_server]);
 
 /**
  * A Manifest is what a runner is given at Attach: what it could not know when
@@ -75,6 +75,14 @@ export type Manifest = Message<"carrel.runner.v1.Manifest"> & {
    * @generated from field: repeated carrel.runner.v1.MemoryFile memory = 7;
    */
   memory: MemoryFile[];
+
+  /**
+   * Set when files and conversation are to be brought back before anything
+   * else: by GetSnapshot, confirmed by ReportRestore.
+   *
+   * @generated from field: carrel.runner.v1.Restore restore = 8;
+   */
+  restore?: Restore | undefined;
 };
 
 /**
@@ -83,4 +91,32 @@ export type Manifest = Message<"carrel.runner.v1.Manifest"> & {
  */
 export const ManifestSchema: GenMessage<Manifest> = /*@__PURE__*/
   messageDesc(file_carrel_runner_v1_manifest, 0);
+
+/**
+ * Restore says what to bring back.
+ *
+ * @generated from message carrel.runner.v1.Restore
+ */
+export type Restore = Message<"carrel.runner.v1.Restore"> & {
+  /**
+   * Which Snapshot.
+   *
+   * @generated from field: int32 generation = 1;
+   */
+  generation: number;
+
+  /**
+   * The agent's own id of the conversation in it; empty when there is none.
+   *
+   * @generated from field: string conversation = 2;
+   */
+  conversation: string;
+};
+
+/**
+ * Describes the message carrel.runner.v1.Restore.
+ * Use `create(RestoreSchema)` to create a new message.
+ */
+export const RestoreSchema: GenMessage<Restore> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_manifest, 1);
 

@@ -24,7 +24,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file carrel/runner/v1/runner_service.proto.
  */
 export const file_carrel_runner_v1_runner_service: GenFile = /*@__PURE__*/
-  fileDesc("CiVjYXJyZWwvcnVubmVyL3YxL3J1bm5lcl9zZXJ2aWNlLnByb3RvEhBjYXJyZWwucnVubmVyLnYxIjQKDUF0dGFjaFJlcXVlc3QSIwoMYXR0YWNoX3Rva2VuGAEgASgJQg2AAQG6SAdyBRABGMgBInsKDkF0dGFjaFJlc3BvbnNlEhgKC2xlYXNlX3Rva2VuGAEgASgJQgOAAQESEgoKc2Vzc2lvbl9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBRIsCghtYW5pZmVzdBgEIAEoCzIaLmNhcnJlbC5ydW5uZXIudjEuTWFuaWZlc3QiZQoUV2F0Y2hDb21tYW5kc1JlcXVlc3QSGwoKc2Vzc2lvbl9pZBgBIAEoCUIHukgEcgIYZBINCgVlcG9jaBgCIAEoBRIhChBhZnRlcl9jb21tYW5kX2lkGAMgASgFQge6SAQaAigAIoABChVXYXRjaENvbW1hbmRzUmVzcG9uc2USLAoHY29tbWFuZBgBIAEoCzIZLmNhcnJlbC5ydW5uZXIudjEuQ29tbWFuZEgAEjEKCmtlZXBfYWxpdmUYAiABKAsyGy5jYXJyZWwucnVubmVyLnYxLktlZXBBbGl2ZUgAQgYKBGl0ZW0iCwoJS2VlcEFsaXZlIsEBChNBcHBlbmRFdmVudHNSZXF1ZXN0EhsKCnNlc3Npb25faWQYASABKAlCB7pIBHICGGQSDQoFZXBvY2gYAiABKAUSIQoQZmlyc3RfcnVubmVyX3NlcRgDIAEoBUIHukgEGgIoABI4CgZldmVudHMYBCADKAsyHS5jYXJyZWwucnVubmVyLnYxLlJ1bm5lckV2ZW50Qgm6SAaSAQMQ9AMSIQoQYWNrZWRfY29tbWFuZF9pZBgFIAEoBUIHukgEGgIoACJOCgtSdW5uZXJFdmVudBIVCg1jcmVhdGVkX2F0X21zGAEgASgBEigKB3BheWxvYWQYAiABKAsyFy5jYXJyZWwudjEuRXZlbnRQYXlsb2FkIkEKFEFwcGVuZEV2ZW50c1Jlc3BvbnNlEhcKD2xhc3RfcnVubmVyX3NlcRgBIAEoBRIQCghsYXN0X3NlcRgCIAEoBSJsChFQdXNoRGVsdGFzUmVxdWVzdBIbCgpzZXNzaW9uX2lkGAEgASgJQge6SARyAhhkEg0KBWVwb2NoGAIgASgFEisKBmRlbHRhcxgDIAMoCzIQLmNhcnJlbC52MS5EZWx0YUIJukgGkgEDEPQDIhQKElB1c2hEZWx0YXNSZXNwb25zZSLdAQoRRGVjaWRlVG9vbFJlcXVlc3QSGwoKc2Vzc2lvbl9pZBgBIAEoCUIHukgEcgIYZBINCgVlcG9jaBgCIAEoBRIvCgt0b29sX3VzZV9pZBgDIAEoCUIaukgXchUQARjIATIOXltceDIxLVx4N2VdKyQSHQoJdG9vbF9uYW1lGAQgASgJQgq6SAdyBRABGMgBEiYKBWlucHV0GAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIkChJwYXJlbnRfdG9vbF91c2VfaWQYBiABKAlCCLpIBXIDGMgBIlcKEkRlY2lkZVRvb2xSZXNwb25zZRIwCghkZWNpc2lvbhgBIAEoCzIeLmNhcnJlbC5ydW5uZXIudjEuVG9vbERlY2lzaW9uEg8KB3BlbmRpbmcYAiABKAgiaAoNRGV0YWNoUmVxdWVzdBIbCgpzZXNzaW9uX2lkGAEgASgJQge6SARyAhhkEg0KBWVwb2NoGAIgASgFEhgKBnJlYXNvbhgDIAEoCUIIukgFcgMY0A8SEQoJZXhpdF9jb2RlGAQgASgFIhAKDkRldGFjaFJlc3BvbnNlInsKEVN5bmNNZW1vcnlSZXF1ZXN0EhsKCnNlc3Npb25faWQYASABKAlCB7pIBHICGGQSDQoFZXBvY2gYAiABKAUSOgoHY2hhbmdlcxgDIAMoCzIeLmNhcnJlbC5ydW5uZXIudjEuTWVtb3J5Q2hhbmdlQgm6SAaSAQMQgAEiRgoSU3luY01lbW9yeVJlc3BvbnNlEjAKB3JlZnVzZWQYASADKAsyHy5jYXJyZWwucnVubmVyLnYxLk1lbW9yeVJlZnVzYWwy1gUKDVJ1bm5lclNlcnZpY2USWgoGQXR0YWNoEh8uY2FycmVsLnJ1bm5lci52MS5BdHRhY2hSZXF1ZXN0GiAuY2FycmVsLnJ1bm5lci52MS5BdHRhY2hSZXNwb25zZSINkAIAirUYBggFEAIYARJvCg1XYXRjaENvbW1hbmRzEiYuY2FycmVsLnJ1bm5lci52MS5XYXRjaENvbW1hbmRzUmVxdWVzdBonLmNhcnJlbC5ydW5uZXIudjEuV2F0Y2hDb21tYW5kc1Jlc3BvbnNlIguQAgGKtRgECAUQATABEmoKDEFwcGVuZEV2ZW50cxIlLmNhcnJlbC5ydW5uZXIudjEuQXBwZW5kRXZlbnRzUmVxdWVzdBomLmNhcnJlbC5ydW5uZXIudjEuQXBwZW5kRXZlbnRzUmVzcG9uc2UiC5ACAoq1GAQIBRADEmYKClB1c2hEZWx0YXMSIy5jYXJyZWwucnVubmVyLnYxLlB1c2hEZWx0YXNSZXF1ZXN0GiQuY2FycmVsLnJ1bm5lci52MS5QdXNoRGVsdGFzUmVzcG9uc2UiC5ACAIq1GAQIBRADKAESZAoKRGVjaWRlVG9vbBIjLmNhcnJlbC5ydW5uZXIudjEuRGVjaWRlVG9vbFJlcXVlc3QaJC5jYXJyZWwucnVubmVyLnYxLkRlY2lkZVRvb2xSZXNwb25zZSILkAICirUYBAgFEAMSWAoGRGV0YWNoEh8uY2FycmVsLnJ1bm5lci52MS5EZXRhY2hSZXF1ZXN0GiAuY2FycmVsLnJ1bm5lci52MS5EZXRhY2hSZXNwb25zZSILkAICirUYBAgFEAQSZAoKU3luY01lbW9yeRIjLmNhcnJlbC5ydW5uZXIudjEuU3luY01lbW9yeVJlcXVlc3QaJC5jYXJyZWwucnVubmVyLnYxLlN5bmNNZW1vcnlSZXNwb25zZSILkAICirUYBAgFEANiBnByb3RvMw", [file_buf_validate_validate, file_carrel_runner_v1_command, file_carrel_runner_v1_manifest, file_carrel_runner_v1_memory, file_carrel_v1_event, file_carrel_v1_options, file_google_protobuf_struct]);
+  fileDesc("CiVjYXJyZWwvcnVubmVyL3YxL3J1bm5lcl9zZXJ2aWNlLnByb3RvEhBjYXJyZWwucnVubmVyLnYxIjQKDUF0dGFjaFJlcXVlc3QSIwoMYXR0YWNoX3Rva2VuGAEgASgJQg2AAQG6SAdyBRABGMgBInsKDkF0dGFjaFJlc3BvbnNlEhgKC2xlYXNlX3Rva2VuGAEgASgJQgOAAQESEgoKc2Vzc2lvbl9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBRIsCghtYW5pZmVzdBgEIAEoCzIaLmNhcnJlbC5ydW5uZXIudjEuTWFuaWZlc3QiZQoUV2F0Y2hDb21tYW5kc1JlcXVlc3QSGwoKc2Vzc2lvbl9pZBgBIAEoCUIHukgEcgIYZBINCgVlcG9jaBgCIAEoBRIhChBhZnRlcl9jb21tYW5kX2lkGAMgASgFQge6SAQaAigAIoABChVXYXRjaENvbW1hbmRzUmVzcG9uc2USLAoHY29tbWFuZBgBIAEoCzIZLmNhcnJlbC5ydW5uZXIudjEuQ29tbWFuZEgAEjEKCmtlZXBfYWxpdmUYAiABKAsyGy5jYXJyZWwucnVubmVyLnYxLktlZXBBbGl2ZUgAQgYKBGl0ZW0iCwoJS2VlcEFsaXZlIsEBChNBcHBlbmRFdmVudHNSZXF1ZXN0EhsKCnNlc3Npb25faWQYASABKAlCB7pIBHICGGQSDQoFZXBvY2gYAiABKAUSIQoQZmlyc3RfcnVubmVyX3NlcRgDIAEoBUIHukgEGgIoABI4CgZldmVudHMYBCADKAsyHS5jYXJyZWwucnVubmVyLnYxLlJ1bm5lckV2ZW50Qgm6SAaSAQMQ9AMSIQoQYWNrZWRfY29tbWFuZF9pZBgFIAEoBUIHukgEGgIoACJOCgtSdW5uZXJFdmVudBIVCg1jcmVhdGVkX2F0X21zGAEgASgBEigKB3BheWxvYWQYAiABKAsyFy5jYXJyZWwudjEuRXZlbnRQYXlsb2FkIkEKFEFwcGVuZEV2ZW50c1Jlc3BvbnNlEhcKD2xhc3RfcnVubmVyX3NlcRgBIAEoBRIQCghsYXN0X3NlcRgCIAEoBSJsChFQdXNoRGVsdGFzUmVxdWVzdBIbCgpzZXNzaW9uX2lkGAEgASgJQge6SARyAhhkEg0KBWVwb2NoGAIgASgFEisKBmRlbHRhcxgDIAMoCzIQLmNhcnJlbC52MS5EZWx0YUIJukgGkgEDEPQDIhQKElB1c2hEZWx0YXNSZXNwb25zZSLdAQoRRGVjaWRlVG9vbFJlcXVlc3QSGwoKc2Vzc2lvbl9pZBgBIAEoCUIHukgEcgIYZBINCgVlcG9jaBgCIAEoBRIvCgt0b29sX3VzZV9pZBgDIAEoCUIaukgXchUQARjIATIOXltceDIxLVx4N2VdKyQSHQoJdG9vbF9uYW1lGAQgASgJQgq6SAdyBRABGMgBEiYKBWlucHV0GAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIkChJwYXJlbnRfdG9vbF91c2VfaWQYBiABKAlCCLpIBXIDGMgBIlcKEkRlY2lkZVRvb2xSZXNwb25zZRIwCghkZWNpc2lvbhgBIAEoCzIeLmNhcnJlbC5ydW5uZXIudjEuVG9vbERlY2lzaW9uEg8KB3BlbmRpbmcYAiABKAgiaAoNRGV0YWNoUmVxdWVzdBIbCgpzZXNzaW9uX2lkGAEgASgJQge6SARyAhhkEg0KBWVwb2NoGAIgASgFEhgKBnJlYXNvbhgDIAEoCUIIukgFcgMY0A8SEQoJZXhpdF9jb2RlGAQgASgFIhAKDkRldGFjaFJlc3BvbnNlInsKEVN5bmNNZW1vcnlSZXF1ZXN0EhsKCnNlc3Npb25faWQYASABKAlCB7pIBHICGGQSDQoFZXBvY2gYAiABKAUSOgoHY2hhbmdlcxgDIAMoCzIeLmNhcnJlbC5ydW5uZXIudjEuTWVtb3J5Q2hhbmdlQgm6SAaSAQMQgAEiRgoSU3luY01lbW9yeVJlc3BvbnNlEjAKB3JlZnVzZWQYASADKAsyHy5jYXJyZWwucnVubmVyLnYxLk1lbW9yeVJlZnVzYWwifgoSUHV0U25hcHNob3RSZXF1ZXN0EhsKCnNlc3Npb25faWQYASABKAlCB7pIBHICGGQSDQoFZXBvY2gYAiABKAUSEgoKZ2VuZXJhdGlvbhgDIAEoBRIaCgRkYXRhGAQgASgMQgyAAQG6SAZ6BBiAgEASDAoEbGFzdBgFIAEoCCIoChNQdXRTbmFwc2hvdFJlc3BvbnNlEhEKCWNvbW1pdHRlZBgBIAEoCCJyChZBYmFuZG9uU25hcHNob3RSZXF1ZXN0EhsKCnNlc3Npb25faWQYASABKAlCB7pIBHICGGQSDQoFZXBvY2gYAiABKAUSEgoKZ2VuZXJhdGlvbhgDIAEoBRIYCgZyZWFzb24YBCABKAlCCLpIBXIDGNAPIhkKF0FiYW5kb25TbmFwc2hvdFJlc3BvbnNlIlQKEkdldFNuYXBzaG90UmVxdWVzdBIbCgpzZXNzaW9uX2lkGAEgASgJQge6SARyAhhkEg0KBWVwb2NoGAIgASgFEhIKCmdlbmVyYXRpb24YAyABKAUiNgoTR2V0U25hcHNob3RSZXNwb25zZRIRCgRkYXRhGAEgASgMQgOAAQESDAoEbGFzdBgCIAEoCCJdChRSZXBvcnRSZXN0b3JlUmVxdWVzdBIbCgpzZXNzaW9uX2lkGAEgASgJQge6SARyAhhkEg0KBWVwb2NoGAIgASgFEhkKB2ZhaWx1cmUYAyABKAlCCLpIBXIDGNAPIhcKFVJlcG9ydFJlc3RvcmVSZXNwb25zZTKQCQoNUnVubmVyU2VydmljZRJaCgZBdHRhY2gSHy5jYXJyZWwucnVubmVyLnYxLkF0dGFjaFJlcXVlc3QaIC5jYXJyZWwucnVubmVyLnYxLkF0dGFjaFJlc3BvbnNlIg2QAgCKtRgGCAUQAhgBEm8KDVdhdGNoQ29tbWFuZHMSJi5jYXJyZWwucnVubmVyLnYxLldhdGNoQ29tbWFuZHNSZXF1ZXN0GicuY2FycmVsLnJ1bm5lci52MS5XYXRjaENvbW1hbmRzUmVzcG9uc2UiC5ACAYq1GAQIBRABMAESagoMQXBwZW5kRXZlbnRzEiUuY2FycmVsLnJ1bm5lci52MS5BcHBlbmRFdmVudHNSZXF1ZXN0GiYuY2FycmVsLnJ1bm5lci52MS5BcHBlbmRFdmVudHNSZXNwb25zZSILkAICirUYBAgFEAMSZgoKUHVzaERlbHRhcxIjLmNhcnJlbC5ydW5uZXIudjEuUHVzaERlbHRhc1JlcXVlc3QaJC5jYXJyZWwucnVubmVyLnYxLlB1c2hEZWx0YXNSZXNwb25zZSILkAIAirUYBAgFEAMoARJkCgpEZWNpZGVUb29sEiMuY2FycmVsLnJ1bm5lci52MS5EZWNpZGVUb29sUmVxdWVzdBokLmNhcnJlbC5ydW5uZXIudjEuRGVjaWRlVG9vbFJlc3BvbnNlIguQAgKKtRgECAUQAxJYCgZEZXRhY2gSHy5jYXJyZWwucnVubmVyLnYxLkRldGFjaFJlcXVlc3QaIC5jYXJyZWwucnVubmVyLnYxLkRldGFjaFJlc3BvbnNlIguQAgKKtRgECAUQBBJkCgpTeW5jTWVtb3J5EiMuY2FycmVsLnJ1bm5lci52MS5TeW5jTWVtb3J5UmVxdWVzdBokLmNhcnJlbC5ydW5uZXIudjEuU3luY01lbW9yeVJlc3BvbnNlIguQAgKKtRgECAUQAxJpCgtQdXRTbmFwc2hvdBIkLmNhcnJlbC5ydW5uZXIudjEuUHV0U25hcHNob3RSZXF1ZXN0GiUuY2FycmVsLnJ1bm5lci52MS5QdXRTbmFwc2hvdFJlc3BvbnNlIguQAgCKtRgECAUQAygBEnMKD0FiYW5kb25TbmFwc2hvdBIoLmNhcnJlbC5ydW5uZXIudjEuQWJhbmRvblNuYXBzaG90UmVxdWVzdBopLmNhcnJlbC5ydW5uZXIudjEuQWJhbmRvblNuYXBzaG90UmVzcG9uc2UiC5ACAoq1GAQIBRADEmkKC0dldFNuYXBzaG90EiQuY2FycmVsLnJ1bm5lci52MS5HZXRTbmFwc2hvdFJlcXVlc3QaJS5jYXJyZWwucnVubmVyLnYxLkdldFNuYXBzaG90UmVzcG9uc2UiC5ACAYq1GAQIBRABMAESbQoNUmVwb3J0UmVzdG9yZRImLmNhcnJlbC5ydW5uZXIudjEuUmVwb3J0UmVzdG9yZVJlcXVlc3QaJy5jYXJyZWwucnVubmVyLnYxLlJlcG9ydFJlc3RvcmVSZXNwb25zZSILkAICirUYBAgFEANiBnByb3RvMw", [file_buf_validate_validate, file_carrel_runner_v1_command, file_carrel_runner_v1_manifest, file_carrel_runner_v1_memory, file_carrel_v1_event, file_carrel_v1_options, file_google_protobuf_struct]);
 
 /**
  * AttachRequest proves which sandbox this is.
@@ -530,6 +530,246 @@ export const SyncMemoryResponseSchema: GenMessage<SyncMemoryResponse> = /*@__PUR
   messageDesc(file_carrel_runner_v1_runner_service, 15);
 
 /**
+ * PutSnapshotRequest is a piece; the first names what it is a piece of.
+ *
+ * @generated from message carrel.runner.v1.PutSnapshotRequest
+ */
+export type PutSnapshotRequest = Message<"carrel.runner.v1.PutSnapshotRequest"> & {
+  /**
+   * The Session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The lease's epoch.
+   *
+   * @generated from field: int32 epoch = 2;
+   */
+  epoch: number;
+
+  /**
+   * The one that was asked for.
+   *
+   * @generated from field: int32 generation = 3;
+   */
+  generation: number;
+
+  /**
+   * At most 1 MiB.
+   *
+   * @generated from field: bytes data = 4;
+   */
+  data: Uint8Array;
+
+  /**
+   * True in the last: a stream that was cut is never taken for a whole one.
+   *
+   * @generated from field: bool last = 5;
+   */
+  last: boolean;
+};
+
+/**
+ * Describes the message carrel.runner.v1.PutSnapshotRequest.
+ * Use `create(PutSnapshotRequestSchema)` to create a new message.
+ */
+export const PutSnapshotRequestSchema: GenMessage<PutSnapshotRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_runner_service, 16);
+
+/**
+ * PutSnapshotResponse says what became of it.
+ *
+ * @generated from message carrel.runner.v1.PutSnapshotResponse
+ */
+export type PutSnapshotResponse = Message<"carrel.runner.v1.PutSnapshotResponse"> & {
+  /**
+   * False when the Session is wanted awake meanwhile: the runner goes on.
+   *
+   * @generated from field: bool committed = 1;
+   */
+  committed: boolean;
+};
+
+/**
+ * Describes the message carrel.runner.v1.PutSnapshotResponse.
+ * Use `create(PutSnapshotResponseSchema)` to create a new message.
+ */
+export const PutSnapshotResponseSchema: GenMessage<PutSnapshotResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_runner_service, 17);
+
+/**
+ * AbandonSnapshotRequest says what went wrong.
+ *
+ * @generated from message carrel.runner.v1.AbandonSnapshotRequest
+ */
+export type AbandonSnapshotRequest = Message<"carrel.runner.v1.AbandonSnapshotRequest"> & {
+  /**
+   * The Session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The lease's epoch.
+   *
+   * @generated from field: int32 epoch = 2;
+   */
+  epoch: number;
+
+  /**
+   * The one that was asked for.
+   *
+   * @generated from field: int32 generation = 3;
+   */
+  generation: number;
+
+  /**
+   * In words.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message carrel.runner.v1.AbandonSnapshotRequest.
+ * Use `create(AbandonSnapshotRequestSchema)` to create a new message.
+ */
+export const AbandonSnapshotRequestSchema: GenMessage<AbandonSnapshotRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_runner_service, 18);
+
+/**
+ * AbandonSnapshotResponse confirms it.
+ *
+ * @generated from message carrel.runner.v1.AbandonSnapshotResponse
+ */
+export type AbandonSnapshotResponse = Message<"carrel.runner.v1.AbandonSnapshotResponse"> & {
+};
+
+/**
+ * Describes the message carrel.runner.v1.AbandonSnapshotResponse.
+ * Use `create(AbandonSnapshotResponseSchema)` to create a new message.
+ */
+export const AbandonSnapshotResponseSchema: GenMessage<AbandonSnapshotResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_runner_service, 19);
+
+/**
+ * GetSnapshotRequest names a Snapshot.
+ *
+ * @generated from message carrel.runner.v1.GetSnapshotRequest
+ */
+export type GetSnapshotRequest = Message<"carrel.runner.v1.GetSnapshotRequest"> & {
+  /**
+   * The Session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The lease's epoch.
+   *
+   * @generated from field: int32 epoch = 2;
+   */
+  epoch: number;
+
+  /**
+   * As in the manifest.
+   *
+   * @generated from field: int32 generation = 3;
+   */
+  generation: number;
+};
+
+/**
+ * Describes the message carrel.runner.v1.GetSnapshotRequest.
+ * Use `create(GetSnapshotRequestSchema)` to create a new message.
+ */
+export const GetSnapshotRequestSchema: GenMessage<GetSnapshotRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_runner_service, 20);
+
+/**
+ * GetSnapshotResponse is a piece.
+ *
+ * @generated from message carrel.runner.v1.GetSnapshotResponse
+ */
+export type GetSnapshotResponse = Message<"carrel.runner.v1.GetSnapshotResponse"> & {
+  /**
+   * In order.
+   *
+   * @generated from field: bytes data = 1;
+   */
+  data: Uint8Array;
+
+  /**
+   * True in the last.
+   *
+   * @generated from field: bool last = 2;
+   */
+  last: boolean;
+};
+
+/**
+ * Describes the message carrel.runner.v1.GetSnapshotResponse.
+ * Use `create(GetSnapshotResponseSchema)` to create a new message.
+ */
+export const GetSnapshotResponseSchema: GenMessage<GetSnapshotResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_runner_service, 21);
+
+/**
+ * ReportRestoreRequest is what came of a restore.
+ *
+ * @generated from message carrel.runner.v1.ReportRestoreRequest
+ */
+export type ReportRestoreRequest = Message<"carrel.runner.v1.ReportRestoreRequest"> & {
+  /**
+   * The Session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * The lease's epoch.
+   *
+   * @generated from field: int32 epoch = 2;
+   */
+  epoch: number;
+
+  /**
+   * Why it failed; empty when files and conversation are back.
+   *
+   * @generated from field: string failure = 3;
+   */
+  failure: string;
+};
+
+/**
+ * Describes the message carrel.runner.v1.ReportRestoreRequest.
+ * Use `create(ReportRestoreRequestSchema)` to create a new message.
+ */
+export const ReportRestoreRequestSchema: GenMessage<ReportRestoreRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_runner_service, 22);
+
+/**
+ * ReportRestoreResponse confirms it.
+ *
+ * @generated from message carrel.runner.v1.ReportRestoreResponse
+ */
+export type ReportRestoreResponse = Message<"carrel.runner.v1.ReportRestoreResponse"> & {
+};
+
+/**
+ * Describes the message carrel.runner.v1.ReportRestoreResponse.
+ * Use `create(ReportRestoreResponseSchema)` to create a new message.
+ */
+export const ReportRestoreResponseSchema: GenMessage<ReportRestoreResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_runner_v1_runner_service, 23);
+
+/**
  * RunnerService is what a runner says to its control plane. Every call but
  * Attach carries the lease token as its bearer and names Session and epoch; a
  * call whose lease is gone is refused with FENCED and the runner exits.
@@ -612,6 +852,49 @@ export const RunnerService: GenService<{
     methodKind: "unary";
     input: typeof SyncMemoryRequestSchema;
     output: typeof SyncMemoryResponseSchema;
+  },
+  /**
+   * PutSnapshot brings the packed workspace and home out of the sandbox. It is
+   * the Session's Snapshot once this answers `committed`; until then the one
+   * before is.
+   *
+   * @generated from rpc carrel.runner.v1.RunnerService.PutSnapshot
+   */
+  putSnapshot: {
+    methodKind: "client_streaming";
+    input: typeof PutSnapshotRequestSchema;
+    output: typeof PutSnapshotResponseSchema;
+  },
+  /**
+   * AbandonSnapshot says that nothing could be packed, and why. The Session
+   * stays awake.
+   *
+   * @generated from rpc carrel.runner.v1.RunnerService.AbandonSnapshot
+   */
+  abandonSnapshot: {
+    methodKind: "unary";
+    input: typeof AbandonSnapshotRequestSchema;
+    output: typeof AbandonSnapshotResponseSchema;
+  },
+  /**
+   * GetSnapshot sends what PutSnapshot was given, in pieces, the last marked.
+   *
+   * @generated from rpc carrel.runner.v1.RunnerService.GetSnapshot
+   */
+  getSnapshot: {
+    methodKind: "server_streaming";
+    input: typeof GetSnapshotRequestSchema;
+    output: typeof GetSnapshotResponseSchema;
+  },
+  /**
+   * ReportRestore says that files and conversation are back, or why not.
+   *
+   * @generated from rpc carrel.runner.v1.RunnerService.ReportRestore
+   */
+  reportRestore: {
+    methodKind: "unary";
+    input: typeof ReportRestoreRequestSchema;
+    output: typeof ReportRestoreResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_carrel_runner_v1_runner_service, 0);

@@ -1,0 +1,73 @@
+// Packs and unpacks what a session is put away with. Runs in the sandbox only: whatever an archive holds cannot leave it.
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { readdir, rm } from "node:fs/promises";
+import { join, relative } from "node:path";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { constants, createZstdCompress, createZstdDecompress } from "node:zlib";
+
+/** The directories that make up a session, and what of them is kept elsewhere. All are absolute. */
+export type Roots = { directories: readonly string[]; except: readonly string[] };
+
+const errorKept = 2_000;
+/** The fastest level: what is packed is mostly packed already, or text of which any level makes little. */
+const compression = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
+
+/** The directories as one compressed stream, with modes, times, links and empty directories. Throws when anything could not be read. */
+export async function* pack({ directories, except }: Roots, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const tar = runTar(
+    [
+      "--create",
+      "--format=posix",
+      "--numeric-owner",
+      ...except.map((path) => `--exclude=${fromRoot(path)}`),
+      "--anchored",
+      "--no-wildcards",
+      ...directories.map(fromRoot),
+    ],
+    signal,
+  );
+  const packed = createZstdCompress(compression);
+  const piped = pipeline(tar.process.stdout!, packed);
+  yield* packed as AsyncIterable<Uint8Array>;
+  await Promise.all([piped, tar.succeeded]);
+}
+
+/** Makes the directories hold exactly what was packed. */
+export async function unpack(source: AsyncIterable<Uint8Array>, { directories }: Roots): Promise<void> {
+  for (const directory of directories) await empty(directory);
+  const tar = runTar(["--extract", "--preserve-permissions", "--no-same-owner", "--delay-directory-restore"]);
+  try {
+    await pipeline(Readable.from(source), createZstdDecompress(), tar.process.stdin!);
+  } catch (error) {
+    tar.process.kill("SIGKILL");
+    // What tar says of an archive that it did not like is worth more than that it stopped reading.
+    if ((error as NodeJS.ErrnoException).code === "EPIPE") await tar.succeeded;
+    await tar.succeeded.catch(() => undefined);
+    throw error;
+  }
+  await tar.succeeded;
+}
+
+async function empty(directory: string): Promise<void> {
+  for (const name of await readdir(directory)) await rm(join(directory, name), { recursive: true, force: true });
+}
+
+function fromRoot(path: string): string {
+  return relative("/", path);
+}
+
+function runTar(args: readonly string[], signal?: AbortSignal): { process: ChildProcess; succeeded: Promise<void> } {
+  const child = spawn("tar", ["--directory=/", ...args], { stdio: ["pipe", "pipe", "pipe"], ...(signal ? { signal } : {}) });
+  let said = "";
+  child.stderr!.on("data", (chunk: Buffer) => {
+    said = (said + chunk.toString()).slice(-errorKept);
+  });
+  const succeeded = once(child, "close").then(([code, killed]) => {
+    if (code !== 0) throw new Error(`tar ended with ${code ?? killed}: ${said.trim()}`);
+  });
+  // Awaited only after its output was read; until then its failure is nobody's yet.
+  succeeded.catch(() => undefined);
+  return { process: child, succeeded };
+}

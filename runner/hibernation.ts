@@ -1,0 +1,34 @@
+// Leaving with everything put away, and coming back to it.
+import { join } from "node:path";
+import { pack, type Roots, unpack } from "./archive.ts";
+import type { Channel } from "./channel.ts";
+import type { Memory } from "./memory.ts";
+import { stopOthers } from "./other-processes.ts";
+
+/** @param workspace without the memory bank, which is given to each runner anew. */
+export function rootsOf(workspace: string, home: string): Roots {
+  return { directories: [workspace, home], except: [join(workspace, ".memory")] };
+}
+
+/** Brings everything out of the sandbox, in which nothing may run any more. True when it is kept and this runner is to leave. */
+export async function putAway(
+  channel: Channel,
+  memory: Memory | undefined,
+  roots: Roots,
+  generation: number,
+  signal: AbortSignal,
+): Promise<boolean> {
+  if (signal.aborted) return false;
+  const stopped = stopOthers();
+  if (stopped.length > 0) {
+    const message = `stopped to put the session away: ${stopped.join(", ")}`;
+    channel.append([{ case: "system", value: { subtype: "background_processes_stopped", message, details: { processes: stopped } } }]);
+  }
+  await memory?.sync();
+  await channel.flushed();
+  return channel.snapshots.put(generation, () => pack(roots, signal), signal);
+}
+
+export async function bringBack(channel: Channel, roots: Roots, generation: number): Promise<void> {
+  await channel.snapshots.get(generation, (pieces) => unpack(pieces, roots));
+}

@@ -1,0 +1,93 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { Client } from "@connectrpc/connect";
+import type { PutSnapshotRequestSchema, RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
+import type { Lease } from "./channel.ts";
+
+/** The channel's calls that carry a session's files and conversation. */
+export type SnapshotCalls = {
+  /** Sends what `pack` makes, from the start again when the control plane was away. False when the session is wanted awake meanwhile. */
+  put(generation: number, pack: () => AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<boolean>;
+  abandon(generation: number, reason: string): Promise<void>;
+  /** Gives what was put to `unpack`, from the start again when the control plane was away. */
+  get(generation: number, unpack: (pieces: AsyncIterable<Uint8Array>) => Promise<void>): Promise<void>;
+  /** @param failure empty when everything is back. */
+  reportRestore(failure: string): Promise<void>;
+};
+
+const pieceBytes = 512 * 1024;
+const mostSaid = 2_000;
+
+export function createSnapshotCalls(
+  client: Client<typeof RunnerService>,
+  lease: Lease,
+  persistently: <T>(call: () => Promise<T>) => Promise<T>,
+): SnapshotCalls {
+  return {
+    async put(generation, pack, signal) {
+      const outcome = await persistently(async () => {
+        const source = watched(pack());
+        try {
+          return signal.aborted || (await client.putSnapshot(requests(lease, generation, source.pieces), { signal })).committed;
+        } catch (error) {
+          if (!source.failure) throw error;
+          return source.failure;
+        }
+      });
+      if (outcome instanceof Error) throw outcome;
+      return outcome && !signal.aborted;
+    },
+    async abandon(generation, reason) {
+      await persistently(() => client.abandonSnapshot({ ...lease, generation, reason: reason.slice(0, mostSaid) }));
+    },
+    async get(generation, unpack) {
+      const failure = await persistently(async () => {
+        const source = watched(wholeOf(client.getSnapshot({ ...lease, generation })));
+        try {
+          return void (await unpack(source.pieces));
+        } catch (error) {
+          // Only what comes over the channel may come better the next time.
+          if (source.failure) throw source.failure;
+          return error;
+        }
+      });
+      if (failure) throw failure;
+    },
+    async reportRestore(failure) {
+      await persistently(() => client.reportRestore({ ...lease, failure: failure.slice(0, mostSaid) }));
+    },
+  };
+}
+
+async function* requests(
+  lease: Lease,
+  generation: number,
+  source: AsyncIterable<Uint8Array>,
+): AsyncGenerator<MessageInitShape<typeof PutSnapshotRequestSchema>> {
+  for await (const bytes of source) {
+    for (let at = 0; at < bytes.length; at += pieceBytes) yield { ...lease, generation, data: bytes.subarray(at, at + pieceBytes) };
+  }
+  yield { ...lease, generation, last: true };
+}
+
+/** Ends only after the piece that is marked as the last. */
+async function* wholeOf(pieces: AsyncIterable<{ data: Uint8Array; last: boolean }>): AsyncGenerator<Uint8Array> {
+  for await (const { data, last } of pieces) {
+    if (last) return;
+    yield data;
+  }
+  throw new Error("the snapshot was cut on its way");
+}
+
+/** The same pieces, and whether it was they that failed. */
+function watched(pieces: AsyncIterable<Uint8Array>): { pieces: AsyncIterable<Uint8Array>; failure: Error | undefined } {
+  const source = { pieces: follow(), failure: undefined as Error | undefined };
+  async function* follow(): AsyncGenerator<Uint8Array> {
+    try {
+      yield* pieces;
+    } catch (error) {
+      source.failure = error instanceof Error ? error : new Error(String(error));
+      throw error;
+    }
+  }
+  return source;
+}

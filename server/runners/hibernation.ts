@@ -1,0 +1,92 @@
+// The steps that put a session away and bring it back. Each is one change under the lock of its row.
+import type { Change } from "../journal/journal.ts";
+import type { SessionRow } from "../journal/store.ts";
+import { isOccupied, startNextTurn } from "../journal/turns.ts";
+import { destroySandboxes, type StepDeps, unmoved } from "./step.ts";
+
+/** The snapshot that would follow the current one. */
+export function nextGeneration(session: Pick<SessionRow, "snapshot_generation">): number {
+  return (session.snapshot_generation ?? 0) + 1;
+}
+
+/** Asks the runner for a snapshot; the session is dormant once that is committed. */
+export async function hibernate(deps: StepDeps, session: SessionRow): Promise<void> {
+  await deps.journal.change(session.id, unmoved(session), (change) => {
+    if (isOccupied(change.session) || change.session.desired === "end") return;
+    change.set({ desired: "hibernate", state: "hibernating", state_since: change.now });
+    change.command({ case: "hibernate", value: { generation: nextGeneration(change.session) } });
+  });
+}
+
+/** A snapshot that takes too long is given up; the next idle time tries again. */
+export async function stayAwake(deps: StepDeps, session: SessionRow): Promise<void> {
+  await deps.journal.change(session.id, unmoved(session), (change) => keepAwake(change, "the snapshot took too long"));
+}
+
+/** The session goes on as if nobody had wanted to put it away, and its log says why. */
+export async function keepAwake(change: Change, reason: string): Promise<void> {
+  const { now } = change;
+  change.set({ desired: "run", state: "running", state_since: now, active_at: now });
+  change.append({ case: "system", value: { subtype: "hibernation_failed", message: `the session stays awake: ${reason}` } });
+  await startNextTurn(change);
+}
+
+/** What the session looks like once its snapshot holds all of it. Its sandbox is still there, and worth nothing. */
+export function putAway(change: Change): void {
+  const { session, now } = change;
+  change.set({
+    state: "dormant",
+    state_since: now,
+    lease_hash: null,
+    attach_hash: null,
+    phantom_hash: null,
+    lease_until: null,
+    restoring: false,
+    life_left_ms: session.ends_at === null ? session.life_left_ms : Math.max(0, session.ends_at.getTime() - now.getTime()),
+    ends_at: session.ttl_seconds === null ? null : new Date(session.created_at.getTime() + session.ttl_seconds * 1000),
+  });
+}
+
+/** Ends the sandbox of a dormant session and removes its files. */
+export async function clear(deps: StepDeps, session: SessionRow): Promise<void> {
+  await destroySandboxes(deps, session);
+  await deps.settled(session.id);
+  if (session.box) await deps.launcher.removeFiles(session.box);
+  await deps.journal.change(session.id, unmoved(session), (change) => change.set({ box: null, handle: null }));
+}
+
+/** Asks for a new sandbox, which is given the snapshot before anything else. */
+export async function wake(deps: StepDeps, session: SessionRow): Promise<void> {
+  await deps.journal.change(session.id, unmoved(session), (change) => {
+    change.set({ state: "requested", state_since: change.now, restoring: true });
+  });
+}
+
+/** What the snapshot holds is back: only now the session runs, and its lifetime goes on. */
+export async function finishRestore(change: Change): Promise<void> {
+  const { session, now } = change;
+  const left = session.life_left_ms === null ? undefined : now.getTime() + session.life_left_ms;
+  const end = Math.min(left ?? Number.POSITIVE_INFINITY, session.ends_at?.getTime() ?? Number.POSITIVE_INFINITY);
+  change.set({
+    restoring: false,
+    state: "running",
+    state_since: now,
+    active_at: now,
+    life_left_ms: null,
+    ends_at: Number.isFinite(end) ? new Date(end) : null,
+  });
+  change.append({ case: "system", value: { subtype: "resuming_sdk_session", message: "files and conversation are back" } });
+  await startNextTurn(change);
+}
+
+export async function giveUpRestore(deps: StepDeps, session: SessionRow): Promise<void> {
+  const reason = "the sandbox was lost again and again while it was brought back";
+  await deps.journal.change(session.id, unmoved(session), (change) => failRestore(change, reason));
+}
+
+/** The snapshot stays what it is; the next prompt, or ResumeSession, tries again. */
+export function failRestore(change: Change, reason: string): void {
+  change.set({ desired: "hibernate" });
+  putAway(change);
+  change.append({ case: "system", value: { subtype: "resume_failed", message: `the session could not be brought back: ${reason}` } });
+}
