@@ -38,16 +38,33 @@ export async function* pack({ directories, except }: Roots, signal: AbortSignal)
 export async function unpack(source: AsyncIterable<Uint8Array>, { directories }: Roots): Promise<void> {
   for (const directory of directories) await empty(directory);
   const tar = runTar(["--extract", "--preserve-permissions", "--no-same-owner", "--delay-directory-restore"]);
+  const plain = createZstdDecompress();
+  const unpacked = pipeline(Readable.from(source), plain);
   try {
-    await pipeline(Readable.from(source), createZstdDecompress(), tar.process.stdin!);
+    await feed(tar, plain);
+    await unpacked;
   } catch (error) {
     tar.process.kill("SIGKILL");
-    // What tar says of an archive that it did not like is worth more than that it stopped reading.
-    if ((error as NodeJS.ErrnoException).code === "EPIPE") await tar.succeeded;
+    unpacked.catch(() => undefined);
     await tar.succeeded.catch(() => undefined);
     throw error;
   }
   await tar.succeeded;
+}
+
+/** Tar may leave as soon as it has seen the end of the archive; the source is read to its own end all the same, because it is verified there. */
+async function feed(tar: Tar, source: AsyncIterable<Uint8Array>): Promise<void> {
+  const input = tar.process.stdin!;
+  let open = true;
+  const close = (): void => {
+    open = false;
+  };
+  input.on("error", close);
+  const left = tar.succeeded.then(close, close);
+  for await (const chunk of source) {
+    if (open && !input.write(chunk)) await Promise.race([once(input, "drain").catch(close), left]);
+  }
+  input.end();
 }
 
 async function empty(directory: string): Promise<void> {
@@ -58,7 +75,13 @@ function fromRoot(path: string): string {
   return relative("/", path);
 }
 
-function runTar(args: readonly string[], signal?: AbortSignal): { process: ChildProcess; succeeded: Promise<void> } {
+type Tar = {
+  process: ChildProcess;
+  /** Rejects with what it said when it ended otherwise. */
+  succeeded: Promise<void>;
+};
+
+function runTar(args: readonly string[], signal?: AbortSignal): Tar {
   const child = spawn("tar", ["--directory=/", ...args], { stdio: ["pipe", "pipe", "pipe"], ...(signal ? { signal } : {}) });
   let said = "";
   child.stderr!.on("data", (chunk: Buffer) => {

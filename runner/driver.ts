@@ -190,12 +190,8 @@ function obey(state: State, { kind }: Command): void {
       return state.decisions.arrived(kind.value);
     case "hibernate":
       return void hibernate(state, kind.value.generation);
-    case "terminate": {
-      const { agent } = state;
-      state.agent = undefined;
-      agent?.stop();
-      return state.end({ reason: "asked to leave", code: 0 });
-    }
+    case "terminate":
+      return void terminate(state, kind.value.generation);
   }
 }
 
@@ -210,6 +206,18 @@ async function hibernate(state: State, generation: number): Promise<void> {
     if (!staying.signal.aborted) await state.channel?.snapshots.abandon(generation, error instanceof Error ? error.message : String(error));
   }
   state.agent ??= start(state);
+}
+
+/** Brings a last snapshot out where one is asked for; whoever asked does not wait for long. */
+async function terminate(state: State, generation: number): Promise<void> {
+  state.staying?.abort();
+  await stopAgent(state);
+  if (generation > 0) {
+    await state
+      .putAway(generation, new AbortController().signal)
+      .catch((error: Error) => process.stderr.write(`runner: no last snapshot: ${error.message}\n`));
+  }
+  state.end({ reason: "asked to leave", code: 0 });
 }
 
 function interrupt(state: State, turn: number): void {

@@ -39,6 +39,7 @@ export type Config = Readonly<{
   heartbeatStaleMs: number;
   idleHibernateMs: number;
   snapshotBytes: number;
+  snapshotsKept: number;
   drainMs: number;
   maxSessionMs: number;
   approvalTimeoutMs: number;
@@ -136,6 +137,7 @@ export const settings = {
     "what a session that is put away may take, packed",
     integer(1_048_576, 2 ** 46),
   ),
+  snapshotsKept: setting("CARREL_SNAPSHOTS_KEPT", "3", "snapshots kept of one session, which can be forked at each", integer(1, 1_000)),
   drainMs: setting("CARREL_DRAIN_MS", "10000", "time that calls under way have when the server stops", integer(0, 30_000)),
   registrations: setting(
     "CARREL_LIMIT_REGISTRATIONS_PER_MINUTE",

@@ -17,7 +17,6 @@ import { createUnavailableInterceptor } from "../db/unavailable-interceptor.ts";
 import { peekProtocol } from "../http/preface.ts";
 import type { Log } from "../log.ts";
 import { applyToBank, readBank } from "../memory/sessions.ts";
-import { createArchives } from "../runners/archives-temp.ts";
 import { createLauncher } from "../runners/launcher.ts";
 import { createLeaseInterceptor } from "../runners/leases.ts";
 import { createRunnerListener } from "../runners/listener.ts";
@@ -134,8 +133,10 @@ function createServer(
     snapshots: createSnapshotCalls({
       db,
       journal: core.journal,
-      archives: createArchives(join(config.dataDirectory, "snapshots"), userVault),
+      archives: storage.archives,
       maxBytes: config.snapshotBytes,
+      kept: config.snapshotsKept,
+      maxSessionMs: config.maxSessionMs,
       poke: (sessionId) => late.reconciler.poke(sessionId),
       onError: (error, about) => log.warn({ err: error }, about),
     }),

@@ -124,6 +124,7 @@ function sessionServices(
       concurrentSessions: config.limits.concurrentSessions,
       host: installation,
       limitCreate: limiter.sessionCreate,
+      archives: storage.archives,
       place,
     }),
     channel: createChannelService({

@@ -10,6 +10,7 @@ import { createListener } from "../db/listen.ts";
 import { migrateToLatest } from "../db/migrate.ts";
 import { lockDirectory } from "../directory-lock.ts";
 import type { Log } from "../log.ts";
+import { createArchives } from "../snapshots/archives.ts";
 import { createRootKeyFile } from "../vault/key-file.ts";
 import { readRootKeyring } from "../vault/keyring.ts";
 import { createSodium } from "../vault/sodium.ts";
@@ -32,13 +33,15 @@ export async function openStorage(config: Config, log: Log, closers: Closers) {
   }
   const { db, keys, listener } = await openDatabase(config, log, closers);
   const { vault, keyring } = await openVault(config, keys, log, closers);
+  const userVault = (userId: string) => vault.forUser(userId);
   return {
     /** Names this installation among those that share a machine or a database. */
     installation: hash("sha256", config.dataDirectory).slice(0, 16),
     db,
     listener,
     vault,
-    userVault: (userId: string) => vault.forUser(userId),
+    userVault,
+    archives: createArchives(join(config.dataDirectory, "snapshots"), userVault),
     hashToken: (token: string) => keyring.hashToken(token),
     isReady: () => isReady(db),
   };

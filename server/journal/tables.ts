@@ -58,6 +58,9 @@ export type SessionTable = {
   snapshot_at: Date | null;
   /** Whether its sandbox is still to be given what the snapshot holds: until then its files are nobody's work. */
   restoring: Generated<boolean>;
+  /** The session it was forked from, which may be gone since, and the last event of that one it carries. */
+  forked_from: string | null;
+  forked_at_seq: number | null;
   restarts: Generated<number>;
   restarts_since: Date | null;
   model: string;

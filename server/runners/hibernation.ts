@@ -62,18 +62,20 @@ export async function wake(deps: StepDeps, session: SessionRow): Promise<void> {
   });
 }
 
-/** What the snapshot holds is back: only now the session runs, and its lifetime goes on. */
-export async function finishRestore(change: Change): Promise<void> {
+/**
+ * What the snapshot holds is back: only now the session runs, and its lifetime goes on.
+ * @param maxSessionMs the lifetime of one that never ran.
+ */
+export async function finishRestore(change: Change, maxSessionMs: number): Promise<void> {
   const { session, now } = change;
-  const left = session.life_left_ms === null ? undefined : now.getTime() + session.life_left_ms;
-  const end = Math.min(left ?? Number.POSITIVE_INFINITY, session.ends_at?.getTime() ?? Number.POSITIVE_INFINITY);
+  const left = session.life_left_ms ?? maxSessionMs;
   change.set({
     restoring: false,
     state: "running",
     state_since: now,
     active_at: now,
     life_left_ms: null,
-    ends_at: Number.isFinite(end) ? new Date(end) : null,
+    ends_at: new Date(Math.min(now.getTime() + left, session.ends_at?.getTime() ?? Number.POSITIVE_INFINITY)),
   });
   change.append({ case: "system", value: { subtype: "resuming_sdk_session", message: "files and conversation are back" } });
   await startNextTurn(change);

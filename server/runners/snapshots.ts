@@ -9,22 +9,10 @@ import { refusal } from "../errors.ts";
 import { newId } from "../ids.ts";
 import type { Change, Journal } from "../journal/journal.ts";
 import { findSession, type SessionRow } from "../journal/store.ts";
+import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
+import { deleteSnapshotsBefore, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
 import { failRestore, finishRestore, keepAwake, nextGeneration, putAway } from "./hibernation.ts";
 import { type Lease, requireLease, underLease } from "./leases.ts";
-import { deleteSnapshotsBefore, findSnapshot, insertSnapshot } from "./store.ts";
-
-/** Where an archive belongs: it opens nowhere else. */
-export type ArchivePlace = { ownerId: string; sessionId: string; generation: number; archive: string };
-
-/** Sealed archives. */
-export type Archives = {
-  /** Seals and keeps a stream, and reads it back before it answers. Nothing is kept when it throws. */
-  put(place: ArchivePlace, source: AsyncIterable<Uint8Array>): Promise<{ bytes: number; digest: Uint8Array }>;
-  /** What was put, verified piece by piece. Throws for one that is gone or was altered. */
-  get(place: ArchivePlace): AsyncIterable<Uint8Array>;
-  /** Safe to repeat. */
-  remove(archive: string): Promise<void>;
-};
 
 export type SnapshotCallsDeps = {
   db: Kysely<Database>;
@@ -32,6 +20,9 @@ export type SnapshotCallsDeps = {
   archives: Archives;
   /** The most that one may take, packed. */
   maxBytes: number;
+  /** How many of a session are kept: it can be forked at each. */
+  kept: number;
+  maxSessionMs: number;
   /** Told of every session that has just become dormant. */
   poke(sessionId: string): void;
   onError(error: Error, about: string): void;
@@ -56,7 +47,8 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
     async abandonSnapshot(request, context) {
       const lease = requireLease(context, request);
       await deps.journal.change(lease.sessionId, underLease(lease), async (change) => {
-        if (isAskedFor(change.session, request.generation)) await keepAwake(change, request.reason);
+        if (isAskedFor(change.session, request.generation) && change.session.state === "hibernating")
+          await keepAwake(change, request.reason);
       });
       return {};
     },
@@ -77,7 +69,7 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
       await deps.journal.change(lease.sessionId, underLease(lease), async (change) => {
         if (!change.session.restoring) return;
         if (request.failure) failRestore(change, request.failure);
-        else await finishRestore(change);
+        else await finishRestore(change, deps.maxSessionMs);
       });
       deps.poke(lease.sessionId);
       return {};
@@ -86,7 +78,8 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
 }
 
 function isAskedFor(session: SessionRow, generation: number): boolean {
-  return session.state === "hibernating" && nextGeneration(session) === generation;
+  const wanted = session.state === "ending" || (session.state === "hibernating" && session.desired === "hibernate");
+  return wanted && nextGeneration(session) === generation;
 }
 
 /** The pointer moves only here, under the lease and only while the snapshot is still asked for. */
@@ -97,24 +90,20 @@ async function commit(
   stored: { bytes: number; digest: Uint8Array },
 ): Promise<{ committed: boolean }> {
   const { generation, archive } = place;
-  const outcome = await deps.journal
-    .change(lease.sessionId, underLease(lease), async (change) => {
-      if (!isAskedFor(change.session, generation) || change.session.desired !== "hibernate") return undefined;
+  try {
+    const replaced = await deps.journal.change(lease.sessionId, underLease(lease), async (change) => {
+      if (!isAskedFor(change.session, generation)) return undefined;
       await point(change, place, stored);
-      putAway(change);
-      return deleteSnapshotsBefore(change.tx, lease.sessionId, generation);
-    })
-    .catch(async (error: unknown) => {
-      // Whether the commit took place may be unknown: what the row names is never removed, only swept when nothing names it.
-      const kept = await findSnapshot(deps.db, lease.sessionId, generation);
-      if (kept?.archive !== archive) await deps.archives.remove(archive);
-      throw error;
+      if (change.session.state === "hibernating") putAway(change);
+      return deleteSnapshotsBefore(change.tx, lease.sessionId, generation - deps.kept + 1);
     });
-  for (const old of outcome ?? [archive]) {
-    await deps.archives.remove(old).catch((error: Error) => deps.onError(error, "an archive that nothing names was not removed"));
+    for (const old of replaced ?? [])
+      await deps.archives.remove(old).catch((error: Error) => deps.onError(error, "an old archive was not removed"));
+    if (replaced) deps.poke(lease.sessionId);
+    return { committed: replaced !== undefined };
+  } finally {
+    await discardUnnamed(deps, archive);
   }
-  if (outcome) deps.poke(lease.sessionId);
-  return { committed: outcome !== undefined };
 }
 
 async function point(change: Change, { generation, archive }: ArchivePlace, stored: { bytes: number; digest: Uint8Array }): Promise<void> {

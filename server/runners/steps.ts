@@ -9,7 +9,7 @@ import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
 import { clearQueues, deleteCommands, type SessionRow } from "../journal/store.ts";
 import { finishTurn, repeatTurn } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
-import { clear, giveUpRestore, hibernate, stayAwake, wake } from "./hibernation.ts";
+import { clear, giveUpRestore, hibernate, nextGeneration, stayAwake, wake } from "./hibernation.ts";
 import type { Step } from "./rules.ts";
 import { destroySandboxes, type StepDeps, type TakeStep, unmoved } from "./step.ts";
 import { newToken } from "./tokens.ts";
@@ -135,7 +135,9 @@ async function settleTurn(change: Change): Promise<void> {
 async function askToEnd(deps: StepDeps, session: SessionRow): Promise<void> {
   await deps.journal.change(session.id, unmoved(session), (change) => {
     change.set({ state: "ending", state_since: change.now });
-    change.command({ case: "terminate", value: {} });
+    // What was said and done can be forked afterwards; where nothing was, there is nothing to keep.
+    const generation = change.session.sdk_session_id && !change.session.restoring ? nextGeneration(change.session) : 0;
+    change.command({ case: "terminate", value: { generation } });
   });
 }
 

@@ -1,7 +1,6 @@
-import { type Insertable, type Kysely, type Selectable, sql, type Transaction } from "kysely";
+import { type Kysely, sql } from "kysely";
 import type { Database } from "../db/database.ts";
 import type { SessionRow } from "../journal/store.ts";
-import type { SnapshotTable } from "../journal/tables.ts";
 
 /** The session whose sandbox was started with this attach token. */
 export async function findByAttachHash(db: Kysely<Database>, attachHash: Uint8Array): Promise<{ id: string } | undefined> {
@@ -75,27 +74,4 @@ export async function listUnanswered(db: Kysely<Database>, host: string, timeout
     .where("session.state", "=", "running")
     .where("session.host", "=", host)
     .execute();
-}
-
-export async function insertSnapshot(tx: Transaction<Database>, snapshot: Insertable<SnapshotTable>): Promise<void> {
-  await tx.insertInto("snapshot").values(snapshot).execute();
-}
-
-export async function findSnapshot(
-  db: Kysely<Database>,
-  sessionId: string,
-  generation: number,
-): Promise<Selectable<SnapshotTable> | undefined> {
-  return db.selectFrom("snapshot").selectAll().where("session_id", "=", sessionId).where("generation", "=", generation).executeTakeFirst();
-}
-
-/** Forgets the snapshots before this one and answers the names of their archives. */
-export async function deleteSnapshotsBefore(tx: Transaction<Database>, sessionId: string, generation: number): Promise<string[]> {
-  const rows = await tx
-    .deleteFrom("snapshot")
-    .where("session_id", "=", sessionId)
-    .where("generation", "<", generation)
-    .returning("archive")
-    .execute();
-  return rows.map(({ archive }) => archive);
 }

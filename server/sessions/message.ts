@@ -55,6 +55,8 @@ export function sessionMessage(row: SessionRow, vault: UserVault, place: Place):
     environment: shown.environment,
     mcpServers: shown.mcpServers,
     allowedHosts: row.allowed_hosts,
+    forkedFromSessionId: row.forked_from ?? "",
+    forkedAtSeq: row.forked_at_seq ?? 0,
     ...(row.snapshot_at ? { snapshotAt: timestampFromDate(row.snapshot_at) } : {}),
   });
 }

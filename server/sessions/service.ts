@@ -1,49 +1,23 @@
-import { create } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import type { Kysely, Transaction } from "kysely";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import type { Session } from "../../gen/carrel/v1/session_pb.ts";
-import {
-  type CreateSessionRequest,
-  CreateSessionRequestSchema,
-  type CreateSessionResponse,
-  CreateSessionResponseSchema,
-  type SessionService,
-} from "../../gen/carrel/v1/session_service_pb.ts";
-import type { Database } from "../db/database.ts";
+import type { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
 import { notFound, refusal } from "../errors.ts";
-import { newId } from "../ids.ts";
-import type { Guard, Journal } from "../journal/journal.ts";
-import { sealSettings } from "../journal/pinned.ts";
-import { sealText } from "../journal/seal.ts";
-import type { ProfileSettings } from "../journal/settings.ts";
+import type { Guard } from "../journal/journal.ts";
 import { findOwnedSession, findSession, type SessionRow } from "../journal/store.ts";
-import { acceptPrompt, isOccupied, wake } from "../journal/turns.ts";
-import type { UserVault } from "../vault/user-vault.ts";
-import { type Place, sessionMessage } from "./message.ts";
-import { once } from "./request-ids.ts";
+import { isOccupied, wake } from "../journal/turns.ts";
+import { type CreateDeps, createSession } from "./create.ts";
+import { type ForkDeps, forkSession, preflightFork } from "./fork.ts";
+import { sessionMessage } from "./message.ts";
 import { checkedName, pageSize, readCursor, writeCursor } from "./rules.ts";
-import { countAlive, deleteEnded, insertSession, listSessions, lockOwner } from "./store.ts";
+import { deleteEnded, listSessions } from "./store.ts";
 
-export type SessionServiceDeps = {
-  db: Kysely<Database>;
-  journal: Journal;
-  userVault(userId: string): Promise<UserVault>;
-  userIdOf(context: HandlerContext): string;
-  /** Asked inside the transaction: a second connection could be one that waits for this one. */
-  hasCredential(tx: Transaction<Database>, userId: string): Promise<boolean>;
-  /** What a new session is pinned to. Throws for a profile that is not there and for options that are wrong. */
-  effectiveSettings(ownerId: string, request: CreateSessionRequest): Promise<{ profileId: string; settings: ProfileSettings }>;
-  /** Asks the reconciler to look at a session now. */
-  poke(sessionId: string): void;
-  /** Tells the readers of session lists. */
-  announce(ownerId: string, sessionId: string): void;
-  concurrentSessions: number;
-  /** The installation that will look after new sessions. */
-  host: string;
-  limitCreate(tx: Transaction<Database>, userId: string): Promise<void>;
-  place: Place;
-};
+export type SessionServiceDeps = CreateDeps &
+  Omit<ForkDeps, keyof CreateDeps> & {
+    userIdOf(context: HandlerContext): string;
+    /** Tells the readers of session lists. */
+    announce(ownerId: string, sessionId: string): void;
+  };
 
 export function createSessionService(deps: SessionServiceDeps): ServiceImpl<typeof SessionService> {
   const owned = async (context: HandlerContext, sessionId: string): Promise<SessionRow> =>
@@ -93,6 +67,8 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
       deps.poke(request.sessionId);
       return { session: await message(session) };
     },
+    preflightFork: (request, context) => preflightFork(deps, request, deps.userIdOf(context)),
+    forkSession: (request, context) => forkSession(deps, request, deps.userIdOf(context)),
     async deleteSessionRecord(request, context) {
       const ownerId = deps.userIdOf(context);
       const deleted = await deps.db.transaction().execute((tx) => deleteEnded(tx, ownerId, request.sessionId));
@@ -103,70 +79,6 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
       deps.announce(ownerId, request.sessionId);
       return { deleted: true };
     },
-  };
-}
-
-async function createSession(deps: SessionServiceDeps, request: CreateSessionRequest, ownerId: string): Promise<CreateSessionResponse> {
-  const effective = await deps.effectiveSettings(ownerId, request);
-  const vault = await deps.userVault(ownerId);
-  let published = () => {};
-  const answer = await deps.db.transaction().execute((tx) => {
-    const call = {
-      ownerId,
-      method: "CreateSession",
-      requestId: request.requestId,
-      vault,
-      request: { schema: CreateSessionRequestSchema, message: request },
-      response: CreateSessionResponseSchema,
-    };
-    return once(tx, call, async () => {
-      await lockOwner(tx, ownerId);
-      await admit(deps, tx, ownerId);
-      await deps.limitCreate(tx, ownerId);
-      const row = await insertSession(tx, newSession(request, effective, ownerId, vault, deps.host));
-      const made = await deps.journal.changeWithin(tx, row, async (change) => {
-        if (request.initialPrompt) await acceptPrompt(change, request.initialPrompt, "");
-        return change.session;
-      });
-      published = made.published;
-      return create(CreateSessionResponseSchema, { session: sessionMessage(made.value, vault, deps.place) });
-    });
-  });
-  published();
-  deps.poke(answer.session!.id);
-  return answer;
-}
-
-async function admit(deps: SessionServiceDeps, tx: Transaction<Database>, ownerId: string): Promise<void> {
-  if (!(await deps.hasCredential(tx, ownerId))) {
-    throw refusal(
-      ErrorReason.NO_CREDENTIALS,
-      "no Anthropic credential is stored: add one with POST /v1/auth/claude/apikey or `carrel auth claude set-key`",
-    );
-  }
-  const alive = await countAlive(tx, ownerId);
-  const limit = deps.concurrentSessions;
-  if (alive < limit) return;
-  throw refusal(ErrorReason.SESSION_LIMIT, `${alive} sessions are alive and ${limit} are allowed: terminate one first`, {
-    limit: String(limit),
-    count: String(alive),
-  });
-}
-
-type Effective = { profileId: string; settings: ProfileSettings };
-
-function newSession(request: CreateSessionRequest, { profileId, settings }: Effective, ownerId: string, vault: UserVault, host: string) {
-  const id = newId("ses");
-  const { environment: _environment, mcpServers: _mcpServers, ...plain } = settings;
-  return {
-    ...plain,
-    id,
-    ownerId,
-    profileId,
-    host,
-    name: request.name.trim(),
-    initialPrompt: request.initialPrompt ? sealText(vault, id, "initial_prompt", request.initialPrompt) : null,
-    settings: sealSettings(vault, id, settings),
   };
 }
 

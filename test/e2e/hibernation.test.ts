@@ -3,8 +3,11 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { ApprovalScope } from "../../gen/carrel/v1/approval_pb.ts";
-import { EndReason, SessionDetail } from "../../gen/carrel/v1/session_pb.ts";
+import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
+import { EndReason, SessionDetail, SessionDetailSchema } from "../../gen/carrel/v1/session_pb.ts";
+import { reasonOf } from "../../sdk/node.ts";
 import type { App } from "../../server/app.ts";
+import { wordOf } from "../../server/words.ts";
 import { createInstallation, type Installation, startApp } from "../support/carrel.ts";
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
@@ -33,7 +36,8 @@ async function untilDetail(sessionId: string, detail: SessionDetail): Promise<vo
   for (;;) {
     const { session } = await person.sessions.getSession({ sessionId });
     if (session!.detail === detail) return;
-    if (Date.now() > giveUp) throw new Error(`the session is ${SessionDetail[session!.detail]}, not ${SessionDetail[detail]}`);
+    if (Date.now() > giveUp)
+      throw new Error(`the session is ${wordOf(SessionDetailSchema, session!.detail)}, not ${wordOf(SessionDetailSchema, detail)}`);
     await sleep(25);
   }
 }
@@ -58,7 +62,8 @@ test("a session is put away and comes back with its conversation and its files, 
     "git init -q . && git add deep && git -c user.name=a -c user.email=a@b commit -qm one && echo more >> deep/er/file",
     "echo home > ~/kept",
   ].join(" && ");
-  const list = "find . ~ -mindepth 1 -path ./.memory -prune -o -path ~/.claude\\* -prune -o -printf '%p %y %m %T@ %l %n %s\\n' | sort; md5sum bin ~/kept; GIT_OPTIONAL_LOCKS=0 git status -s";
+  const list =
+    "find . ~ -mindepth 1 -path ./.memory -prune -o -path ~/.claude\\* -prune -o -printf '%p %y %m %T@ %l %n %s\\n' | sort; md5sum bin ~/kept; GIT_OPTIONAL_LOCKS=0 git status -s";
   await say(sessionId, `remember-apricot ${bash(make)}`);
   const before = await say(sessionId, bash(`${list} > /tmp/l; cat /tmp/l`));
   const { session } = await person.sessions.hibernateSession({ sessionId });
@@ -120,12 +125,12 @@ test("ResumeSession brings it back without a prompt; a dormant one can be ended"
 test("one at work is not put away, one that has ended neither; both refusals say why", async () => {
   const sessionId = await openTalking();
   await person.channel.sendPrompt({ sessionId, text: "[[slow 100 tokens 20ms]]" });
-  await expect(person.sessions.hibernateSession({ sessionId })).rejects.toSatisfy((error) => reasonOf(error) === "SESSION_BUSY");
+  await expect(person.sessions.hibernateSession({ sessionId })).rejects.toSatisfy((error) => reasonOf(error) === ErrorReason.SESSION_BUSY);
   await person.channel.interrupt({ sessionId });
   await person.sessions.terminateSession({ sessionId });
   await watcher!.ended();
-  await expect(person.sessions.hibernateSession({ sessionId })).rejects.toSatisfy((error) => reasonOf(error) === "SESSION_ENDED");
-  await expect(person.sessions.resumeSession({ sessionId })).rejects.toSatisfy((error) => reasonOf(error) === "SESSION_ENDED");
+  await expect(person.sessions.hibernateSession({ sessionId })).rejects.toSatisfy((error) => reasonOf(error) === ErrorReason.SESSION_ENDED);
+  await expect(person.sessions.resumeSession({ sessionId })).rejects.toSatisfy((error) => reasonOf(error) === ErrorReason.SESSION_ENDED);
 });
 
 test("what the agent left running is stopped and named", async () => {
@@ -152,7 +157,11 @@ test("an approval for the whole session still holds when it comes back", async (
 test("a snapshot that was altered is never unpacked: the session says so, stays dormant, and comes back once it is whole", async () => {
   const sessionId = await openTalking();
   await putAway(sessionId);
-  const { archive } = await installation.database.db.selectFrom("snapshot").selectAll().where("session_id", "=", sessionId).executeTakeFirstOrThrow();
+  const { archive } = await installation.database.db
+    .selectFrom("snapshot")
+    .selectAll()
+    .where("session_id", "=", sessionId)
+    .executeTakeFirstOrThrow();
   const path = join(installation.environment["CARREL_DATA_DIR"]!, "snapshots", archive);
   const whole = readFileSync(path);
   const altered = Buffer.from(whole);

@@ -67,6 +67,8 @@ export async function createJournalCore({ db }: TestDatabase) {
       journal,
       archives: noArchives,
       maxBytes: 0,
+      kept: 1,
+      maxSessionMs: 86_400_000,
       poke: () => undefined,
       onError: (error) => {
         throw error;

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file carrel/v1/session_service.proto.
  */
 export const file_carrel_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jYXJyZWwvdjEvc2Vzc2lvbl9zZXJ2aWNlLnByb3RvEgljYXJyZWwudjEi7QgKFENyZWF0ZVNlc3Npb25SZXF1ZXN0EiIKBG5hbWUYASABKAlCFLpIEXIPGMgBMgpeW15ceDAwXSokEiEKDmluaXRpYWxfcHJvbXB0GAIgASgJQgm6SAZyBCiAgCASMAoFbW9kZWwYAyABKAlCIbpIHnIcGGQyGF5bQS1aYS16MC05Ll86QC9cW1xdLV0qJBI8Cg9wZXJtaXNzaW9uX21vZGUYBCABKA4yGS5jYXJyZWwudjEuUGVybWlzc2lvbk1vZGVCCLpIBYIBAhABEjUKDWFsbG93ZWRfdG9vbHMYBSADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI0CgxkZW5pZWRfdG9vbHMYBiADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI6CgpyZXF1ZXN0X2lkGAcgASgJQia6SBFyDxj/ATIKXlteXHgwMF0qJLK1GA5pZGVtcG90ZW50X2tleRIbCgpwcm9maWxlX2lkGAggASgJQge6SARyAhhkEikKDHByb2ZpbGVfbmFtZRgJIAEoCUITukgQcg4YZDIKXlteXHgwMF0qJBIiCgltYXhfdHVybnMYCiABKAVCCrpIBxoFGJBOKAFIAIgBARI2Cg5tYXhfYnVkZ2V0X3VzZBgLIAEoAUIZukgWEhRAARkAAAAAAGr4QCmN7bWg98awPkgBiAEBEhUKCG9uZV9zaG90GAwgASgISAKIAQESJQoLdHRsX3NlY29uZHMYDSABKAVCC7pICBoGGICjBSgBSAOIAQESiQEKC2Vudmlyb25tZW50GA4gAygLMjAuY2FycmVsLnYxLkNyZWF0ZVNlc3Npb25SZXF1ZXN0LkVudmlyb25tZW50RW50cnlCQoABAbpIPJoBORBkIiFyHzIdXltBLVphLXpfXVtBLVphLXowLTlfXXswLDk5fSQqEnIQKICAAjIKXlteXHgwMF0qJBJpCgttY3Bfc2VydmVycxgPIAMoCzIvLmNhcnJlbC52MS5DcmVhdGVTZXNzaW9uUmVxdWVzdC5NY3BTZXJ2ZXJzRW50cnlCI7pIIJoBHRAUIhlyFzIVXltBLVphLXowLTlfLV17MSw2NH0kEmEKDWFsbG93ZWRfaG9zdHMYECADKAlCSrpIR5IBRBBkIkByPhj/ATI5XihcKnwoXCpcLik/W0EtWmEtejAtOV8tXXsxLDYzfShcLltBLVphLXowLTlfLV17MSw2M30pKikkGjIKEEVudmlyb25tZW50RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARpHCg9NY3BTZXJ2ZXJzRW50cnkSCwoDa2V5GAEgASgJEiMKBXZhbHVlGAIgASgLMhQuY2FycmVsLnYxLk1jcFNlcnZlcjoCOAFCDAoKX21heF90dXJuc0IRCg9fbWF4X2J1ZGdldF91c2RCCwoJX29uZV9zaG90Qg4KDF90dGxfc2Vjb25kcyI8ChVDcmVhdGVTZXNzaW9uUmVzcG9uc2USIwoHc2Vzc2lvbhgBIAEoCzISLmNhcnJlbC52MS5TZXNzaW9uInsKE0xpc3RTZXNzaW9uc1JlcXVlc3QSMgoGc3RhdHVzGAEgASgOMhguY2FycmVsLnYxLlNlc3Npb25TdGF0dXNCCLpIBYIBAhABEhYKBWxpbWl0GAIgASgFQge6SAQaAigAEhgKBmN1cnNvchgDIAEoCUIIukgFcgMY6AciUQoUTGlzdFNlc3Npb25zUmVzcG9uc2USJAoIc2Vzc2lvbnMYASADKAsyEi5jYXJyZWwudjEuU2Vzc2lvbhITCgtuZXh0X2N1cnNvchgCIAEoCSJCChFHZXRTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIjkKEkdldFNlc3Npb25SZXNwb25zZRIjCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb24iagoUUmVuYW1lU2Vzc2lvblJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JBIjCgRuYW1lGAIgASgJQhW6SBJyECiAgAQyCl5bXlx4MDBdKiQiPAoVUmVuYW1lU2Vzc2lvblJlc3BvbnNlEiMKB3Nlc3Npb24YASABKAsyEi5jYXJyZWwudjEuU2Vzc2lvbiJIChdUZXJtaW5hdGVTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIi4KGFRlcm1pbmF0ZVNlc3Npb25SZXNwb25zZRISCgp0ZXJtaW5hdGVkGAEgASgIIkgKF0hpYmVybmF0ZVNlc3Npb25SZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQiPwoYSGliZXJuYXRlU2Vzc2lvblJlc3BvbnNlEiMKB3Nlc3Npb24YASABKAsyEi5jYXJyZWwudjEuU2Vzc2lvbiJFChRSZXN1bWVTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIjwKFVJlc3VtZVNlc3Npb25SZXNwb25zZRIjCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb24iSwoaRGVsZXRlU2Vzc2lvblJlY29yZFJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JCIuChtEZWxldGVTZXNzaW9uUmVjb3JkUmVzcG9uc2USDwoHZGVsZXRlZBgBIAEoCDLGCAoOU2Vzc2lvblNlcnZpY2USewoNQ3JlYXRlU2Vzc2lvbhIfLmNhcnJlbC52MS5DcmVhdGVTZXNzaW9uUmVxdWVzdBogLmNhcnJlbC52MS5DcmVhdGVTZXNzaW9uUmVzcG9uc2UiJ5ACAIq1GAQIAxACkLUYyQGC0+STAhE6ASoiDC92MS9zZXNzaW9ucxJwCgxMaXN0U2Vzc2lvbnMSHi5jYXJyZWwudjEuTGlzdFNlc3Npb25zUmVxdWVzdBofLmNhcnJlbC52MS5MaXN0U2Vzc2lvbnNSZXNwb25zZSIfkAIBirUYBAgDEAGC0+STAg4SDC92MS9zZXNzaW9ucxJ3CgpHZXRTZXNzaW9uEhwuY2FycmVsLnYxLkdldFNlc3Npb25SZXF1ZXN0Gh0uY2FycmVsLnYxLkdldFNlc3Npb25SZXNwb25zZSIskAIBirUYBAgDEAGC0+STAhsSGS92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0SgwEKDVJlbmFtZVNlc3Npb24SHy5jYXJyZWwudjEuUmVuYW1lU2Vzc2lvblJlcXVlc3QaIC5jYXJyZWwudjEuUmVuYW1lU2Vzc2lvblJlc3BvbnNlIi+QAgKKtRgECAMQA4LT5JMCHjoBKjIZL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfRKJAQoQVGVybWluYXRlU2Vzc2lvbhIiLmNhcnJlbC52MS5UZXJtaW5hdGVTZXNzaW9uUmVxdWVzdBojLmNhcnJlbC52MS5UZXJtaW5hdGVTZXNzaW9uUmVzcG9uc2UiLJACAoq1GAQIAxAEgtPkkwIbKhkvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9EpMBChBIaWJlcm5hdGVTZXNzaW9uEiIuY2FycmVsLnYxLkhpYmVybmF0ZVNlc3Npb25SZXF1ZXN0GiMuY2FycmVsLnYxLkhpYmVybmF0ZVNlc3Npb25SZXNwb25zZSI2kAICirUYBAgDEAOC0+STAiUiIy92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vaGliZXJuYXRlEocBCg1SZXN1bWVTZXNzaW9uEh8uY2FycmVsLnYxLlJlc3VtZVNlc3Npb25SZXF1ZXN0GiAuY2FycmVsLnYxLlJlc3VtZVNlc3Npb25SZXNwb25zZSIzkAICirUYBAgDEAOC0+STAiIiIC92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vcmVzdW1lEpkBChNEZWxldGVTZXNzaW9uUmVjb3JkEiUuY2FycmVsLnYxLkRlbGV0ZVNlc3Npb25SZWNvcmRSZXF1ZXN0GiYuY2FycmVsLnYxLkRlbGV0ZVNlc3Npb25SZWNvcmRSZXNwb25zZSIzkAICirUYBAgDEASC0+STAiIqIC92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vcmVjb3JkYgZwcm90bzM", [file_buf_validate_validate, file_carrel_v1_mcp_server, file_carrel_v1_options, file_carrel_v1_session, file_google_api_annotations]);
+  fileDesc("Ch9jYXJyZWwvdjEvc2Vzc2lvbl9zZXJ2aWNlLnByb3RvEgljYXJyZWwudjEi7QgKFENyZWF0ZVNlc3Npb25SZXF1ZXN0EiIKBG5hbWUYASABKAlCFLpIEXIPGMgBMgpeW15ceDAwXSokEiEKDmluaXRpYWxfcHJvbXB0GAIgASgJQgm6SAZyBCiAgCASMAoFbW9kZWwYAyABKAlCIbpIHnIcGGQyGF5bQS1aYS16MC05Ll86QC9cW1xdLV0qJBI8Cg9wZXJtaXNzaW9uX21vZGUYBCABKA4yGS5jYXJyZWwudjEuUGVybWlzc2lvbk1vZGVCCLpIBYIBAhABEjUKDWFsbG93ZWRfdG9vbHMYBSADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI0CgxkZW5pZWRfdG9vbHMYBiADKAlCHrpIG5IBGBDIASITchEQARj0AzIKXlteXHgwMF0qJBI6CgpyZXF1ZXN0X2lkGAcgASgJQia6SBFyDxj/ATIKXlteXHgwMF0qJLK1GA5pZGVtcG90ZW50X2tleRIbCgpwcm9maWxlX2lkGAggASgJQge6SARyAhhkEikKDHByb2ZpbGVfbmFtZRgJIAEoCUITukgQcg4YZDIKXlteXHgwMF0qJBIiCgltYXhfdHVybnMYCiABKAVCCrpIBxoFGJBOKAFIAIgBARI2Cg5tYXhfYnVkZ2V0X3VzZBgLIAEoAUIZukgWEhRAARkAAAAAAGr4QCmN7bWg98awPkgBiAEBEhUKCG9uZV9zaG90GAwgASgISAKIAQESJQoLdHRsX3NlY29uZHMYDSABKAVCC7pICBoGGICjBSgBSAOIAQESiQEKC2Vudmlyb25tZW50GA4gAygLMjAuY2FycmVsLnYxLkNyZWF0ZVNlc3Npb25SZXF1ZXN0LkVudmlyb25tZW50RW50cnlCQoABAbpIPJoBORBkIiFyHzIdXltBLVphLXpfXVtBLVphLXowLTlfXXswLDk5fSQqEnIQKICAAjIKXlteXHgwMF0qJBJpCgttY3Bfc2VydmVycxgPIAMoCzIvLmNhcnJlbC52MS5DcmVhdGVTZXNzaW9uUmVxdWVzdC5NY3BTZXJ2ZXJzRW50cnlCI7pIIJoBHRAUIhlyFzIVXltBLVphLXowLTlfLV17MSw2NH0kEmEKDWFsbG93ZWRfaG9zdHMYECADKAlCSrpIR5IBRBBkIkByPhj/ATI5XihcKnwoXCpcLik/W0EtWmEtejAtOV8tXXsxLDYzfShcLltBLVphLXowLTlfLV17MSw2M30pKikkGjIKEEVudmlyb25tZW50RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARpHCg9NY3BTZXJ2ZXJzRW50cnkSCwoDa2V5GAEgASgJEiMKBXZhbHVlGAIgASgLMhQuY2FycmVsLnYxLk1jcFNlcnZlcjoCOAFCDAoKX21heF90dXJuc0IRCg9fbWF4X2J1ZGdldF91c2RCCwoJX29uZV9zaG90Qg4KDF90dGxfc2Vjb25kcyI8ChVDcmVhdGVTZXNzaW9uUmVzcG9uc2USIwoHc2Vzc2lvbhgBIAEoCzISLmNhcnJlbC52MS5TZXNzaW9uInsKE0xpc3RTZXNzaW9uc1JlcXVlc3QSMgoGc3RhdHVzGAEgASgOMhguY2FycmVsLnYxLlNlc3Npb25TdGF0dXNCCLpIBYIBAhABEhYKBWxpbWl0GAIgASgFQge6SAQaAigAEhgKBmN1cnNvchgDIAEoCUIIukgFcgMY6AciUQoUTGlzdFNlc3Npb25zUmVzcG9uc2USJAoIc2Vzc2lvbnMYASADKAsyEi5jYXJyZWwudjEuU2Vzc2lvbhITCgtuZXh0X2N1cnNvchgCIAEoCSJCChFHZXRTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIjkKEkdldFNlc3Npb25SZXNwb25zZRIjCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb24iagoUUmVuYW1lU2Vzc2lvblJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JBIjCgRuYW1lGAIgASgJQhW6SBJyECiAgAQyCl5bXlx4MDBdKiQiPAoVUmVuYW1lU2Vzc2lvblJlc3BvbnNlEiMKB3Nlc3Npb24YASABKAsyEi5jYXJyZWwudjEuU2Vzc2lvbiJIChdUZXJtaW5hdGVTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIi4KGFRlcm1pbmF0ZVNlc3Npb25SZXNwb25zZRISCgp0ZXJtaW5hdGVkGAEgASgIIkgKF0hpYmVybmF0ZVNlc3Npb25SZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQiPwoYSGliZXJuYXRlU2Vzc2lvblJlc3BvbnNlEiMKB3Nlc3Npb24YASABKAsyEi5jYXJyZWwudjEuU2Vzc2lvbiJFChRSZXN1bWVTZXNzaW9uUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIjwKFVJlc3VtZVNlc3Npb25SZXNwb25zZRIjCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb24iYgoUUHJlZmxpZ2h0Rm9ya1JlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JBIbCgpwcm9maWxlX2lkGAIgASgJQge6SARyAhhkIuMCChVQcmVmbGlnaHRGb3JrUmVzcG9uc2USGQoRc291cmNlX3Nlc3Npb25faWQYASABKAkSGwoTc291cmNlX3Nlc3Npb25fdHlwZRgCIAEoCRIvCg1zb3VyY2Vfc3RhdHVzGAMgASgOMhguY2FycmVsLnYxLlNlc3Npb25TdGF0dXMSEwoLc291cmNlX25hbWUYBCABKAkSHAoUc291cmNlX2xpZmV0aW1lX2RheXMYBSABKAUSGQoRZGVmYXVsdF9mb3JrX25hbWUYBiABKAkSGgoSc291cmNlX21jcF9zZXJ2ZXJzGAcgAygJEhQKDG1pc3NpbmdfbWNwcxgIIAMoCRITCgtpc19mb3JrYWJsZRgJIAEoCBIaChJpc19mb3JrYWJsZV9yZWFzb24YCiABKAkSGQoRaGlzdG9yeV9hdmFpbGFibGUYCyABKAgSFQoNZm9ya2FibGVfc2VxcxgMIAMoBSK1AgoSRm9ya1Nlc3Npb25SZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQSIgoEbmFtZRgCIAEoCUIUukgRcg8YyAEyCl5bXlx4MDBdKiQSGwoKcHJvZmlsZV9pZBgDIAEoCUIHukgEcgIYZBIhCg5pbml0aWFsX3Byb21wdBgEIAEoCUIJukgGcgQogIAgEjIKGWFja25vd2xlZGdlX21pc3NpbmdfdG9vbHMYBSADKAlCD7pIDJIBCRBkIgVyAxjIARI6CgpyZXF1ZXN0X2lkGAYgASgJQia6SBFyDxj/ATIKXlteXHgwMF0qJLK1GA5pZGVtcG90ZW50X2tleRIcCgtmb3JrX2F0X3NlcRgHIAEoBUIHukgEGgIoACI6ChNGb3JrU2Vzc2lvblJlc3BvbnNlEiMKB3Nlc3Npb24YASABKAsyEi5jYXJyZWwudjEuU2Vzc2lvbiJLChpEZWxldGVTZXNzaW9uUmVjb3JkUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kIi4KG0RlbGV0ZVNlc3Npb25SZWNvcmRSZXNwb25zZRIPCgdkZWxldGVkGAEgASgIMuIKCg5TZXNzaW9uU2VydmljZRJ7Cg1DcmVhdGVTZXNzaW9uEh8uY2FycmVsLnYxLkNyZWF0ZVNlc3Npb25SZXF1ZXN0GiAuY2FycmVsLnYxLkNyZWF0ZVNlc3Npb25SZXNwb25zZSInkAIAirUYBAgDEAKQtRjJAYLT5JMCEToBKiIML3YxL3Nlc3Npb25zEnAKDExpc3RTZXNzaW9ucxIeLmNhcnJlbC52MS5MaXN0U2Vzc2lvbnNSZXF1ZXN0Gh8uY2FycmVsLnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlIh+QAgGKtRgECAMQAYLT5JMCDhIML3YxL3Nlc3Npb25zEncKCkdldFNlc3Npb24SHC5jYXJyZWwudjEuR2V0U2Vzc2lvblJlcXVlc3QaHS5jYXJyZWwudjEuR2V0U2Vzc2lvblJlc3BvbnNlIiyQAgGKtRgECAMQAYLT5JMCGxIZL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfRKDAQoNUmVuYW1lU2Vzc2lvbhIfLmNhcnJlbC52MS5SZW5hbWVTZXNzaW9uUmVxdWVzdBogLmNhcnJlbC52MS5SZW5hbWVTZXNzaW9uUmVzcG9uc2UiL5ACAoq1GAQIAxADgtPkkwIeOgEqMhkvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9EokBChBUZXJtaW5hdGVTZXNzaW9uEiIuY2FycmVsLnYxLlRlcm1pbmF0ZVNlc3Npb25SZXF1ZXN0GiMuY2FycmVsLnYxLlRlcm1pbmF0ZVNlc3Npb25SZXNwb25zZSIskAICirUYBAgDEASC0+STAhsqGS92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0SkwEKEEhpYmVybmF0ZVNlc3Npb24SIi5jYXJyZWwudjEuSGliZXJuYXRlU2Vzc2lvblJlcXVlc3QaIy5jYXJyZWwudjEuSGliZXJuYXRlU2Vzc2lvblJlc3BvbnNlIjaQAgKKtRgECAMQA4LT5JMCJSIjL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfS9oaWJlcm5hdGUShwEKDVJlc3VtZVNlc3Npb24SHy5jYXJyZWwudjEuUmVzdW1lU2Vzc2lvblJlcXVlc3QaIC5jYXJyZWwudjEuUmVzdW1lU2Vzc2lvblJlc3BvbnNlIjOQAgKKtRgECAMQA4LT5JMCIiIgL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfS9yZXN1bWUSjwEKDVByZWZsaWdodEZvcmsSHy5jYXJyZWwudjEuUHJlZmxpZ2h0Rm9ya1JlcXVlc3QaIC5jYXJyZWwudjEuUHJlZmxpZ2h0Rm9ya1Jlc3BvbnNlIjuQAgGKtRgECAMQAYLT5JMCKhIoL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfS9mb3JrLXByZWZsaWdodBKHAQoLRm9ya1Nlc3Npb24SHS5jYXJyZWwudjEuRm9ya1Nlc3Npb25SZXF1ZXN0Gh4uY2FycmVsLnYxLkZvcmtTZXNzaW9uUmVzcG9uc2UiOZACAIq1GAQIAxACkLUYyQGC0+STAiM6ASoiHi92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vZm9yaxKZAQoTRGVsZXRlU2Vzc2lvblJlY29yZBIlLmNhcnJlbC52MS5EZWxldGVTZXNzaW9uUmVjb3JkUmVxdWVzdBomLmNhcnJlbC52MS5EZWxldGVTZXNzaW9uUmVjb3JkUmVzcG9uc2UiM5ACAoq1GAQIAxAEgtPkkwIiKiAvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9L3JlY29yZGIGcHJvdG8z", [file_buf_validate_validate, file_carrel_v1_mcp_server, file_carrel_v1_options, file_carrel_v1_session, file_google_api_annotations]);
 
 /**
  * CreateSessionRequest: every field may be left out.
@@ -457,6 +457,217 @@ export const ResumeSessionResponseSchema: GenMessage<ResumeSessionResponse> = /*
   messageDesc(file_carrel_v1_session_service, 13);
 
 /**
+ * PreflightForkRequest names the source and the Profile of the fork.
+ *
+ * @generated from message carrel.v1.PreflightForkRequest
+ */
+export type PreflightForkRequest = Message<"carrel.v1.PreflightForkRequest"> & {
+  /**
+   * The source.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * Empty: the caller's default Profile.
+   *
+   * @generated from field: string profile_id = 2;
+   */
+  profileId: string;
+};
+
+/**
+ * Describes the message carrel.v1.PreflightForkRequest.
+ * Use `create(PreflightForkRequestSchema)` to create a new message.
+ */
+export const PreflightForkRequestSchema: GenMessage<PreflightForkRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_session_service, 14);
+
+/**
+ * PreflightForkResponse is what a person is asked before they fork.
+ *
+ * @generated from message carrel.v1.PreflightForkResponse
+ */
+export type PreflightForkResponse = Message<"carrel.v1.PreflightForkResponse"> & {
+  /**
+   * The source.
+   *
+   * @generated from field: string source_session_id = 1;
+   */
+  sourceSessionId: string;
+
+  /**
+   * `user`.
+   *
+   * @generated from field: string source_session_type = 2;
+   */
+  sourceSessionType: string;
+
+  /**
+   * Its state.
+   *
+   * @generated from field: carrel.v1.SessionStatus source_status = 3;
+   */
+  sourceStatus: SessionStatus;
+
+  /**
+   * Its display name.
+   *
+   * @generated from field: string source_name = 4;
+   */
+  sourceName: string;
+
+  /**
+   * Whole days since its creation.
+   *
+   * @generated from field: int32 source_lifetime_days = 5;
+   */
+  sourceLifetimeDays: number;
+
+  /**
+   * `Fork of` and its name.
+   *
+   * @generated from field: string default_fork_name = 6;
+   */
+  defaultForkName: string;
+
+  /**
+   * Names of the tool servers it has.
+   *
+   * @generated from field: repeated string source_mcp_servers = 7;
+   */
+  sourceMcpServers: string[];
+
+  /**
+   * Those of them that the fork would lack.
+   *
+   * @generated from field: repeated string missing_mcps = 8;
+   */
+  missingMcps: string[];
+
+  /**
+   * Whether ForkSession would take it.
+   *
+   * @generated from field: bool is_forkable = 9;
+   */
+  isForkable: boolean;
+
+  /**
+   * Why not; empty when it would.
+   *
+   * @generated from field: string is_forkable_reason = 10;
+   */
+  isForkableReason: string;
+
+  /**
+   * Whether its conversation and files are there.
+   *
+   * @generated from field: bool history_available = 11;
+   */
+  historyAvailable: boolean;
+
+  /**
+   * The points it can be forked at, oldest first: numbers of its events.
+   *
+   * @generated from field: repeated int32 forkable_seqs = 12;
+   */
+  forkableSeqs: number[];
+};
+
+/**
+ * Describes the message carrel.v1.PreflightForkResponse.
+ * Use `create(PreflightForkResponseSchema)` to create a new message.
+ */
+export const PreflightForkResponseSchema: GenMessage<PreflightForkResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_session_service, 15);
+
+/**
+ * ForkSessionRequest: every field but the source may be left out.
+ *
+ * @generated from message carrel.v1.ForkSessionRequest
+ */
+export type ForkSessionRequest = Message<"carrel.v1.ForkSessionRequest"> & {
+  /**
+   * The source.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * Display name. Empty: `Fork of` and that of the source.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * The Profile of the fork. Empty: the default Profile.
+   *
+   * @generated from field: string profile_id = 3;
+   */
+  profileId: string;
+
+  /**
+   * The first prompt, after all that was said before. Empty: none.
+   *
+   * @generated from field: string initial_prompt = 4;
+   */
+  initialPrompt: string;
+
+  /**
+   * Tool servers that the fork may lack, by name.
+   *
+   * @generated from field: repeated string acknowledge_missing_tools = 5;
+   */
+  acknowledgeMissingTools: string[];
+
+  /**
+   * Repeating it returns the first answer; with other content it is refused
+   * with REQUEST_ID_REUSED. Kept 24 hours. Empty: no protection.
+   *
+   * @generated from field: string request_id = 6;
+   */
+  requestId: string;
+
+  /**
+   * The point to go on from: one of `forkable_seqs`. 0: the latest.
+   *
+   * @generated from field: int32 fork_at_seq = 7;
+   */
+  forkAtSeq: number;
+};
+
+/**
+ * Describes the message carrel.v1.ForkSessionRequest.
+ * Use `create(ForkSessionRequestSchema)` to create a new message.
+ */
+export const ForkSessionRequestSchema: GenMessage<ForkSessionRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_session_service, 16);
+
+/**
+ * ForkSessionResponse wraps the new Session.
+ *
+ * @generated from message carrel.v1.ForkSessionResponse
+ */
+export type ForkSessionResponse = Message<"carrel.v1.ForkSessionResponse"> & {
+  /**
+   * The new Session, STARTING.
+   *
+   * @generated from field: carrel.v1.Session session = 1;
+   */
+  session?: Session | undefined;
+};
+
+/**
+ * Describes the message carrel.v1.ForkSessionResponse.
+ * Use `create(ForkSessionResponseSchema)` to create a new message.
+ */
+export const ForkSessionResponseSchema: GenMessage<ForkSessionResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_session_service, 17);
+
+/**
  * DeleteSessionRecordRequest names one ended Session.
  *
  * @generated from message carrel.v1.DeleteSessionRecordRequest
@@ -475,7 +686,7 @@ export type DeleteSessionRecordRequest = Message<"carrel.v1.DeleteSessionRecordR
  * Use `create(DeleteSessionRecordRequestSchema)` to create a new message.
  */
 export const DeleteSessionRecordRequestSchema: GenMessage<DeleteSessionRecordRequest> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_session_service, 14);
+  messageDesc(file_carrel_v1_session_service, 18);
 
 /**
  * DeleteSessionRecordResponse confirms that the record is gone.
@@ -496,7 +707,7 @@ export type DeleteSessionRecordResponse = Message<"carrel.v1.DeleteSessionRecord
  * Use `create(DeleteSessionRecordResponseSchema)` to create a new message.
  */
 export const DeleteSessionRecordResponseSchema: GenMessage<DeleteSessionRecordResponse> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_session_service, 15);
+  messageDesc(file_carrel_v1_session_service, 19);
 
 /**
  * SessionService creates, finds and ends Sessions. Talking to one is
@@ -583,6 +794,31 @@ export const SessionService: GenService<{
     methodKind: "unary";
     input: typeof ResumeSessionRequestSchema;
     output: typeof ResumeSessionResponseSchema;
+  },
+  /**
+   * PreflightFork says whether a Session can be forked, and what the fork
+   * would lack.
+   *
+   * @generated from rpc carrel.v1.SessionService.PreflightFork
+   */
+  preflightFork: {
+    methodKind: "unary";
+    input: typeof PreflightForkRequestSchema;
+    output: typeof PreflightForkResponseSchema;
+  },
+  /**
+   * ForkSession makes a Session that goes on from where a dormant or ended one
+   * was put away: its conversation and its files under the caller's Profile,
+   * never its secrets, approvals or patterns. The source does not change.
+   * Refused with NOT_FORKABLE, SNAPSHOT_GONE, MISSING_TOOL_SERVERS and
+   * FORK_LIMIT.
+   *
+   * @generated from rpc carrel.v1.SessionService.ForkSession
+   */
+  forkSession: {
+    methodKind: "unary";
+    input: typeof ForkSessionRequestSchema;
+    output: typeof ForkSessionResponseSchema;
   },
   /**
    * DeleteSessionRecord removes an ended Session with its log. Refused with

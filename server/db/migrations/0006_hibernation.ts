@@ -13,6 +13,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     add column snapshot_at timestamptz,
     add column restoring boolean not null default false,
     add column life_left_ms bigint,
+    add column forked_from text,
+    add column forked_at_seq integer,
     add constraint session_dormant_check check (state <> 'dormant' or snapshot_generation is not null)`.execute(db);
   await sql`create table snapshot (
     session_id text not null references session (id),

@@ -11,7 +11,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file carrel/runner/v1/command.proto.
  */
 export const file_carrel_runner_v1_command: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jYXJyZWwvcnVubmVyL3YxL2NvbW1hbmQucHJvdG8SEGNhcnJlbC5ydW5uZXIudjEimAIKB0NvbW1hbmQSCgoCaWQYASABKAUSKgoGcHJvbXB0GAIgASgLMhguY2FycmVsLnJ1bm5lci52MS5Qcm9tcHRIABIwCglpbnRlcnJ1cHQYAyABKAsyGy5jYXJyZWwucnVubmVyLnYxLkludGVycnVwdEgAEjcKDXRvb2xfZGVjaXNpb24YBCABKAsyHi5jYXJyZWwucnVubmVyLnYxLlRvb2xEZWNpc2lvbkgAEjAKCXRlcm1pbmF0ZRgFIAEoCzIbLmNhcnJlbC5ydW5uZXIudjEuVGVybWluYXRlSAASMAoJaGliZXJuYXRlGAYgASgLMhsuY2FycmVsLnJ1bm5lci52MS5IaWJlcm5hdGVIAEIGCgRraW5kIiMKBlByb21wdBILCgNzZXEYASABKAUSDAoEdGV4dBgCIAEoCSIZCglJbnRlcnJ1cHQSDAoEdHVybhgBIAEoBSJzCgxUb29sRGVjaXNpb24SEwoLdG9vbF91c2VfaWQYASABKAkSDQoFYWxsb3cYAiABKAgSLgoNdXBkYXRlZF9pbnB1dBgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSDwoHbWVzc2FnZRgEIAEoCSILCglUZXJtaW5hdGUiHwoJSGliZXJuYXRlEhIKCmdlbmVyYXRpb24YASABKAViBnByb3RvMw", [file_google_protobuf_struct]);
+  fileDesc("Ch5jYXJyZWwvcnVubmVyL3YxL2NvbW1hbmQucHJvdG8SEGNhcnJlbC5ydW5uZXIudjEimAIKB0NvbW1hbmQSCgoCaWQYASABKAUSKgoGcHJvbXB0GAIgASgLMhguY2FycmVsLnJ1bm5lci52MS5Qcm9tcHRIABIwCglpbnRlcnJ1cHQYAyABKAsyGy5jYXJyZWwucnVubmVyLnYxLkludGVycnVwdEgAEjcKDXRvb2xfZGVjaXNpb24YBCABKAsyHi5jYXJyZWwucnVubmVyLnYxLlRvb2xEZWNpc2lvbkgAEjAKCXRlcm1pbmF0ZRgFIAEoCzIbLmNhcnJlbC5ydW5uZXIudjEuVGVybWluYXRlSAASMAoJaGliZXJuYXRlGAYgASgLMhsuY2FycmVsLnJ1bm5lci52MS5IaWJlcm5hdGVIAEIGCgRraW5kIiMKBlByb21wdBILCgNzZXEYASABKAUSDAoEdGV4dBgCIAEoCSIZCglJbnRlcnJ1cHQSDAoEdHVybhgBIAEoBSJzCgxUb29sRGVjaXNpb24SEwoLdG9vbF91c2VfaWQYASABKAkSDQoFYWxsb3cYAiABKAgSLgoNdXBkYXRlZF9pbnB1dBgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSDwoHbWVzc2FnZRgEIAEoCSIfCglUZXJtaW5hdGUSEgoKZ2VuZXJhdGlvbhgBIAEoBSIfCglIaWJlcm5hdGUSEgoKZ2VuZXJhdGlvbhgBIAEoBWIGcHJvdG8z", [file_google_protobuf_struct]);
 
 /**
  * A Command is what the server asks of a runner. Durable and ordered.
@@ -178,6 +178,13 @@ export const ToolDecisionSchema: GenMessage<ToolDecision> = /*@__PURE__*/
  * @generated from message carrel.runner.v1.Terminate
  */
 export type Terminate = Message<"carrel.runner.v1.Terminate"> & {
+  /**
+   * The Snapshot to bring out first, for forks, as far as the time allows. 0:
+   * none.
+   *
+   * @generated from field: int32 generation = 1;
+   */
+  generation: number;
 };
 
 /**

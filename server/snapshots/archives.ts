@@ -1,9 +1,28 @@
-// TEMPORARY
 import { createHash } from "node:crypto";
 import { mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import type { Kysely } from "kysely";
+import type { Database } from "../db/database.ts";
 import type { UserVault } from "../vault/user-vault.ts";
-import type { Archives } from "./snapshots.ts";
+import { isNamed } from "./store.ts";
+
+/** Where an archive belongs: it opens nowhere else. */
+export type ArchivePlace = { ownerId: string; sessionId: string; generation: number; archive: string };
+
+/** Sealed archives. */
+export type Archives = {
+  /** Seals and keeps a stream, and reads it back before it answers. Nothing is kept when it throws. */
+  put(place: ArchivePlace, source: AsyncIterable<Uint8Array>): Promise<{ bytes: number; digest: Uint8Array }>;
+  /** What was put, verified piece by piece. Throws for one that is gone or was altered. */
+  get(place: ArchivePlace): AsyncIterable<Uint8Array>;
+  /** Safe to repeat. */
+  remove(archive: string): Promise<void>;
+};
+
+/** Removes an archive unless a row names it: whether a commit took place may be unknown, and then the row decides. */
+export async function discardUnnamed({ db, archives }: { db: Kysely<Database>; archives: Archives }, archive: string): Promise<void> {
+  if (!(await isNamed(db, archive))) await archives.remove(archive);
+}
 
 export function createArchives(directory: string, userVault: (id: string) => Promise<UserVault>): Archives {
   const ctx = (p: { sessionId: string; generation: number }, i: number) => ({
