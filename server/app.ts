@@ -15,9 +15,12 @@ import { createLocalVerifier, type LocalIssuer, openLocalIssuer } from "./identi
 import { createOidcIssuer } from "./identity/oidc.ts";
 import { createUserDirectory } from "./identity/user-directory.ts";
 import { createTokenVerifier } from "./identity/verify.ts";
+import { requestEnd } from "./journal/ends.ts";
+import { present } from "./journal/journal.ts";
 import type { Log } from "./log.ts";
 import { findRegistration } from "./registration/store.ts";
 import { forgetOldRequestIds } from "./sessions/request-ids.ts";
+import { enforceRetention, type RetentionDeps } from "./snapshots/retention.ts";
 
 export type App = {
   url: string;
@@ -68,7 +71,14 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     address: { host: config.host, port: config.port },
   });
   await reconciler.start();
-  closers.push(sweepHourly(log, () => Promise.all([forgetOldRequestIds(storage.db), services.sweep()])));
+  const retention: RetentionDeps = {
+    ...storage,
+    retentionMs: config.retentionMs,
+    end: async (sessionId, why) => {
+      await core.journal.change(sessionId, present, (change) => requestEnd(change, "max_duration_exceeded", why));
+    },
+  };
+  closers.push(sweepHourly(log, () => Promise.all([forgetOldRequestIds(storage.db), services.sweep(), enforceRetention(retention)])));
   const { host, port } = await http.listen();
   closers.push(() => http.close(config.drainMs), sockets.close);
   return { url: config.publicUrl?.origin ?? urlOf(config, host, port), issuer, sandboxGaps: gaps, close: () => closeAll(closers) };

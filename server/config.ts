@@ -40,6 +40,7 @@ export type Config = Readonly<{
   idleHibernateMs: number;
   snapshotBytes: number;
   snapshotsKept: number;
+  retentionMs: number;
   drainMs: number;
   maxSessionMs: number;
   approvalTimeoutMs: number;
@@ -136,6 +137,12 @@ export const settings = {
     "10737418240",
     "what a session that is put away may take, packed",
     integer(1_048_576, 2 ** 46),
+  ),
+  retentionMs: setting(
+    "CARREL_RETENTION_MS",
+    "2592000000",
+    "how long a dormant session that nobody uses is kept, and what can be forked of an ended one",
+    integer(1_000, 315_360_000_000),
   ),
   snapshotsKept: setting("CARREL_SNAPSHOTS_KEPT", "3", "snapshots kept of one session, which can be forked at each", integer(1, 1_000)),
   drainMs: setting("CARREL_DRAIN_MS", "10000", "time that calls under way have when the server stops", integer(0, 30_000)),

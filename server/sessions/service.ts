@@ -71,12 +71,13 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
     forkSession: (request, context) => forkSession(deps, request, deps.userIdOf(context)),
     async deleteSessionRecord(request, context) {
       const ownerId = deps.userIdOf(context);
-      const deleted = await deps.db.transaction().execute((tx) => deleteEnded(tx, ownerId, request.sessionId));
-      if (!deleted) {
+      const archives = await deps.db.transaction().execute((tx) => deleteEnded(tx, ownerId, request.sessionId));
+      if (!archives) {
         await owned(context, request.sessionId);
         throw refusal(ErrorReason.SESSION_NOT_ENDED, "terminate the session before deleting its record");
       }
       deps.announce(ownerId, request.sessionId);
+      for (const archive of archives) await deps.archives.remove(archive);
       return { deleted: true };
     },
   };

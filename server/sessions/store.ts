@@ -107,8 +107,8 @@ export async function listOwned(db: Kysely<Database>, ownerId: string, ids: read
     .execute();
 }
 
-/** Removes an ended session with everything of it; false when there is none that has ended. */
-export async function deleteEnded(tx: Transaction<Database>, ownerId: string, sessionId: string): Promise<boolean> {
+/** Removes an ended session with everything of it; answers the names of its archives, undefined when there is none that has ended. */
+export async function deleteEnded(tx: Transaction<Database>, ownerId: string, sessionId: string): Promise<string[] | undefined> {
   const session = await tx
     .selectFrom("session")
     .select("id")
@@ -117,9 +117,10 @@ export async function deleteEnded(tx: Transaction<Database>, ownerId: string, se
     .where("state", "=", "ended")
     .forUpdate()
     .executeTakeFirst();
-  if (!session) return false;
+  if (!session) return undefined;
   for (const table of ["event", "pause", "command", "queued_prompt"] as const)
     await tx.deleteFrom(table).where("session_id", "=", sessionId).execute();
+  const snapshots = await tx.deleteFrom("snapshot").where("session_id", "=", sessionId).returning("archive").execute();
   await tx.deleteFrom("session").where("id", "=", sessionId).execute();
-  return true;
+  return snapshots.map(({ archive }) => archive);
 }

@@ -1,4 +1,4 @@
-import type { Insertable, Kysely, Selectable, Transaction } from "kysely";
+import { type Insertable, type Kysely, type Selectable, sql, type Transaction } from "kysely";
 import type { Database } from "../db/database.ts";
 import type { SnapshotTable } from "../journal/tables.ts";
 
@@ -31,4 +31,37 @@ export async function listSnapshots(db: Kysely<Database>, sessionId: string): Pr
 /** Whether a snapshot has this archive. */
 export async function isNamed(db: Kysely<Database>, archive: string): Promise<boolean> {
   return (await db.selectFrom("snapshot").select("generation").where("archive", "=", archive).executeTakeFirst()) !== undefined;
+}
+
+/** Dormant sessions that were put away longer ago than `ageMs`. */
+export async function listUnused(db: Kysely<Database>, ageMs: number): Promise<{ id: string }[]> {
+  return db
+    .selectFrom("session")
+    .select("id")
+    .where("state", "=", "dormant")
+    .where("desired", "<>", "end")
+    .where("snapshot_at", "<", ago(ageMs))
+    .orderBy("id")
+    .execute();
+}
+
+/** Forgets the snapshots of sessions that ended longer ago than `ageMs` and answers the names of their archives. */
+export async function forgetExpired(db: Kysely<Database>, ageMs: number): Promise<string[]> {
+  return db.transaction().execute(async (tx) => {
+    const expired = tx
+      .selectFrom("session")
+      .select("id")
+      .where("state", "=", "ended")
+      .where("snapshot_generation", "is not", null)
+      .where("terminated_at", "<", ago(ageMs));
+    const rows = await tx.deleteFrom("snapshot").where("session_id", "in", expired).returning(["archive", "session_id"]).execute();
+    const ids = [...new Set(rows.map(({ session_id }) => session_id))];
+    if (ids.length > 0)
+      await tx.updateTable("session").set({ snapshot_generation: null, snapshot_at: null }).where("id", "in", ids).execute();
+    return rows.map(({ archive }) => archive);
+  });
+}
+
+function ago(ms: number) {
+  return sql<Date>`clock_timestamp() - make_interval(secs => ${ms / 1000})`;
 }

@@ -1,0 +1,20 @@
+import type { Kysely } from "kysely";
+import type { Database } from "../db/database.ts";
+import type { Archives } from "./archives.ts";
+import { forgetExpired, listUnused } from "./store.ts";
+
+export type RetentionDeps = {
+  db: Kysely<Database>;
+  archives: Archives;
+  /** How long a session that nobody uses is kept, and what is kept of one that has ended. */
+  retentionMs: number;
+  /** Ends a dormant session. */
+  end(sessionId: string, why: string): Promise<void>;
+};
+
+/** Ends the sessions that nobody has used for the retention time, and removes what is kept of those that ended so long ago. */
+export async function enforceRetention({ db, archives, retentionMs, end }: RetentionDeps): Promise<void> {
+  const days = Math.round((retentionMs / 86_400_000) * 10) / 10;
+  for (const { id } of await listUnused(db, retentionMs)) await end(id, `nobody used it for ${days} days`);
+  for (const archive of await forgetExpired(db, retentionMs)) await archives.remove(archive);
+}
