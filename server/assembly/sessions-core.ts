@@ -8,7 +8,7 @@ import { createFeeds } from "../journal/feed.ts";
 import { createJournal } from "../journal/journal.ts";
 import { createJournalReader } from "../journal/reader.ts";
 import type { PermissionModeWord } from "../journal/session-view.ts";
-import type { SessionRow } from "../journal/store.ts";
+import type { SessionCore } from "../journal/store.ts";
 import type { Log } from "../log.ts";
 import { createBells } from "../runners/bells.ts";
 import type { Closers } from "./closers.ts";
@@ -49,7 +49,7 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
   return { feeds, commandBells, changed, announce, journal, reader: createJournalReader({ db, userVault, feeds }), credentials, verdict };
 }
 
-function verdict(session: SessionRow, toolName: string, input: JsonObject) {
+function verdict(session: SessionCore, toolName: string, input: JsonObject) {
   const rules = {
     allowed: session.allowed_tools,
     denied: session.denied_tools,

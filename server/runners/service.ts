@@ -11,7 +11,7 @@ import type { Change, Journal } from "../journal/journal.ts";
 import { type AskedCall, askApproval, askQuestion, type DecisionInit, keepDenial, standingOf } from "../journal/pauses.ts";
 import { openSettings } from "../journal/pinned.ts";
 import { openBytes } from "../journal/seal.ts";
-import { deleteCommands, listCommands, type SessionRow } from "../journal/store.ts";
+import { deleteCommands, listCommands, type SessionCore } from "../journal/store.ts";
 import { finishTurn, startNextTurn } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Bells } from "./bells.ts";
@@ -34,7 +34,7 @@ export type RunnerServiceDeps = {
   userVault(userId: string): Promise<UserVault>;
   /** Waits until a sandbox that stands by is given to a session; false for every other token. */
   assigned(attachToken: string, signal: AbortSignal): Promise<boolean>;
-  decide(session: SessionRow, toolName: string, input: JsonObject): Verdict;
+  decide(session: SessionCore, toolName: string, input: JsonObject): Verdict;
   memory: SessionMemory;
   /** The runner left by itself. */
   onDetached(lease: Lease, exit: { reason: string; exitCode: number }): Promise<void>;
@@ -80,7 +80,7 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
       const lease = requireLease(context, request);
       // A turn is billed before it ends.
       if (request.events.some(({ payload }) => payload?.kind.case === "result")) await deps.settled(lease.sessionId);
-      return deps.journal.change(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
+      return deps.journal.changeOptimistically(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
     },
     async pushDeltas(requests, context) {
       for await (const request of requests) deps.feeds.pushDeltas(requireLease(context, request).sessionId, request.deltas);

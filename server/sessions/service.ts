@@ -112,7 +112,7 @@ async function createSession(deps: SessionServiceDeps, request: CreateSessionReq
         return change.session;
       });
       published = made.published;
-      return create(CreateSessionResponseSchema, { session: sessionMessage(made.value, vault, deps.place) });
+      return create(CreateSessionResponseSchema, { session: sessionMessage({ ...row, ...made.value }, vault, deps.place) });
     });
   });
   published();

@@ -40,7 +40,7 @@ export type NewSession = {
   ttlSeconds: number | null;
 };
 
-export async function insertSession(tx: Transaction<Database>, session: NewSession): Promise<LockedSession> {
+export async function insertSession(tx: Transaction<Database>, session: NewSession): Promise<SessionRow & LockedSession> {
   return tx
     .insertInto("session")
     .values({
