@@ -17,13 +17,12 @@ import type { Guard, Journal } from "../journal/journal.ts";
 import { sealSettings } from "../journal/pinned.ts";
 import { sealText } from "../journal/seal.ts";
 import type { ProfileSettings } from "../journal/settings.ts";
-import { findOwnedSession, findSession, type SessionRow } from "../journal/store.ts";
 import { acceptPrompt } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import { type Place, sessionMessage } from "./message.ts";
 import { once } from "./request-ids.ts";
 import { checkedName, pageSize, readCursor, writeCursor } from "./rules.ts";
-import { countAlive, deleteEnded, insertSession, listSessions, lockOwner } from "./store.ts";
+import { countAlive, deleteEnded, findShown, insertSession, listSessions, lockOwner, type ShownSession } from "./store.ts";
 
 export type SessionServiceDeps = {
   db: Kysely<Database>;
@@ -46,9 +45,9 @@ export type SessionServiceDeps = {
 };
 
 export function createSessionService(deps: SessionServiceDeps): ServiceImpl<typeof SessionService> {
-  const owned = async (context: HandlerContext, sessionId: string): Promise<SessionRow> =>
-    (await findOwnedSession(deps.db, deps.userIdOf(context), sessionId)) ?? absent();
-  const message = async (row: SessionRow): Promise<Session> => sessionMessage(row, await deps.userVault(row.owner_id), deps.place);
+  const owned = async (context: HandlerContext, sessionId: string): Promise<ShownSession> =>
+    (await findShown(deps.db, deps.userIdOf(context), sessionId)) ?? absent();
+  const message = async (row: ShownSession): Promise<Session> => sessionMessage(row, await deps.userVault(row.owner_id), deps.place);
 
   return {
     createSession: (request, context) => createSession(deps, request, deps.userIdOf(context)),
@@ -67,7 +66,7 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
     async renameSession(request, context) {
       const name = checkedName(request.name);
       await deps.journal.change(request.sessionId, ownedBy(deps.userIdOf(context)), (change) => change.set({ name }));
-      return { session: await message((await findSession(deps.db, request.sessionId)) ?? absent()) };
+      return { session: await message(await owned(context, request.sessionId)) };
     },
     async terminateSession(request, context) {
       await deps.journal.change(request.sessionId, ownedBy(deps.userIdOf(context)), (change) => {
