@@ -10,7 +10,7 @@ import { createJournalReader } from "../journal/reader.ts";
 import type { PermissionModeWord } from "../journal/session-view.ts";
 import type { SessionCore } from "../journal/store.ts";
 import type { Log } from "../log.ts";
-import { createBells } from "../runners/bells.ts";
+import { createCommandStreams } from "../runners/command-streams.ts";
 import type { Closers } from "./closers.ts";
 import type { Storage } from "./storage.ts";
 
@@ -18,7 +18,7 @@ export type SessionsCore = Awaited<ReturnType<typeof openSessionsCore>>;
 
 export async function openSessionsCore({ db, listener, userVault }: Storage, log: Log, closers: Closers) {
   const feeds = createFeeds();
-  const commandBells = createBells();
+  const commandStreams = createCommandStreams();
   const changed = createChangedSessions();
   const bell = await createBell({
     db,
@@ -26,7 +26,7 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
     log,
     onRing(sessionId, ownerId) {
       feeds.ring(sessionId);
-      commandBells.ring(sessionId);
+      commandStreams.ring(sessionId);
       if (sessionId && ownerId) changed.ring(ownerId, sessionId);
       else changed.ringAll();
     },
@@ -41,12 +41,12 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
     db,
     userVault,
     feeds,
-    onCommands: commandBells.ring,
+    handOver: commandStreams.handOver,
     notify: (sessionId, ownerId) => announce(ownerId, sessionId),
   });
   const credentials = createOpenedCredentials({ db, userVault });
   closers.push(() => credentials.close());
-  return { feeds, commandBells, changed, announce, journal, reader: createJournalReader({ db, userVault, feeds }), credentials, verdict };
+  return { feeds, commandStreams, changed, announce, journal, reader: createJournalReader({ db, userVault, feeds }), credentials, verdict };
 }
 
 function verdict(session: SessionCore, toolName: string, input: JsonObject) {

@@ -42,7 +42,6 @@ export type Draft = {
   readonly commands: readonly Command[];
   /** Closes the draft: what its body asked for, with the event of a changed state, sealed. Undefined when nothing changed. */
   finish(): SessionChange | undefined;
-  sealCommand(command: Command): Uint8Array;
   /** The events with the bytes they take, for readers of this process. */
   published(): Sized[];
   /** Whether anybody who watches sees a difference. */
@@ -89,9 +88,8 @@ export function openDraft({ locked_at: now, ...before }: LockedSession, vault: U
       const last = sealed.at(-1);
       if (last) session.chain = Buffer.from(last.chain);
       const set = difference(before, session);
-      return set && { set, epoch: session.epoch, events: sealed };
+      return set && { set, epoch: session.epoch, events: sealed, commands: commands.map((one) => sealCommand(vault, session.id, one)) };
     },
-    sealCommand: (command) => sealBytes(vault, session.id, `command/${command.id}`, toBinary(CommandSchema, command)),
     published: () => events.map((event, index) => ({ event, bytes: sealed[index]?.payload.length ?? 0 })),
     isVisible: () => events.length > 0 || commands.length > 0 || before.name !== session.name || before.desired !== session.desired,
   };
@@ -105,6 +103,10 @@ function appendStatusChange(before: SessionCore, change: Change): void {
   if (!created && was.status === now.status && was.userState === now.userState && was.detail === now.detail) return;
   if (change.session.state === "ended") return;
   change.append({ case: "sessionStatus", value: { status: now.status, userState: now.userState, detail: now.detail } });
+}
+
+function sealCommand(vault: UserVault, sessionId: string, command: Command) {
+  return { id: command.id, payload: sealBytes(vault, sessionId, `command/${command.id}`, toBinary(CommandSchema, command)) };
 }
 
 function sealEvents(

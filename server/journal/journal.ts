@@ -1,10 +1,11 @@
 import type { Kysely, Transaction } from "kysely";
+import type { Command } from "../../gen/carrel/runner/v1/command_pb.ts";
 import type { Database } from "../db/database.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import { type Change, type Draft, openDraft } from "./draft.ts";
 import type { Feeds } from "./feed.ts";
 import { createKnownSessions, type KnownSession } from "./known.ts";
-import { insertCommand, type LockedSession, lockSession, type Written, writeChange } from "./store.ts";
+import { type LockedSession, lockSession, type SessionCore, writeChange } from "./store.ts";
 
 export type { Change, CommandKind, Origin, PayloadKind } from "./draft.ts";
 
@@ -42,8 +43,8 @@ export type JournalDeps = {
   feeds: Feeds;
   /** Rings other processes; after the commit, never inside it (assurance §0.5). */
   notify(sessionId: string, ownerId: string): void;
-  /** Told after each commit that left commands for the runner. */
-  onCommands(sessionId: string): void;
+  /** Told of the row and of the commands of each commit: the runner may be attached to this process. */
+  handOver(session: SessionCore, commands: readonly Command[]): void;
 };
 
 export function createJournal(deps: JournalDeps): Journal {
@@ -52,13 +53,14 @@ export function createJournal(deps: JournalDeps): Journal {
   const draw = async <T>(tx: Transaction<Database>, row: LockedSession, body: Body<T>) => {
     const draft = openDraft(row, await deps.userVault(row.owner_id), () => tx);
     const value = await body(draft.change);
-    return { draft, value, written: await write(tx, draft) };
+    const changed = draft.finish();
+    return { draft, value, written: changed && (await writeChange(tx, row.id, changed)) };
   };
   const publish = (draft: Draft): void => {
-    const { id, owner_id } = draft.change.session;
-    deps.feeds.publish(id, draft.published());
-    if (draft.commands.length > 0) deps.onCommands(id);
-    if (draft.isVisible()) deps.notify(id, owner_id);
+    const { session } = draft.change;
+    deps.feeds.publish(session.id, draft.published());
+    deps.handOver(session, draft.commands);
+    if (draft.isVisible()) deps.notify(session.id, session.owner_id);
   };
   const change = async <T>(sessionId: string, guard: Guard, body: Body<T>) => {
     const drawn = await deps.db.transaction().execute(async (tx) => draw(tx, guard(await lockSession(tx, sessionId)), body));
@@ -73,8 +75,7 @@ export function createJournal(deps: JournalDeps): Journal {
       return { value: await body(draft.change) };
     });
     const changed = outcome && draft.finish();
-    if (!changed || draft.commands.length > 0) return undefined;
-    const written = await writeChange(deps.db, row.id, changed, version);
+    const written = changed && (await writeChange(deps.db, row.id, changed, version));
     if (!written) return undefined;
     known.remember(draft.change.session, written);
     publish(draft);
@@ -100,13 +101,6 @@ export function createJournal(deps: JournalDeps): Journal {
       return { value, published: () => publish(draft) };
     },
   };
-}
-
-async function write(tx: Transaction<Database>, draft: Draft): Promise<Written | undefined> {
-  const { id } = draft.change.session;
-  const changed = draft.finish();
-  for (const command of draft.commands) await insertCommand(tx, id, command.id, draft.sealCommand(command));
-  return changed && writeChange(tx, id, changed);
 }
 
 /** Undefined when it throws: what an attempt refuses is refused under the lock again, or not. */

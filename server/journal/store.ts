@@ -34,8 +34,13 @@ export type LoggedEvent = {
   chain: Uint8Array;
 };
 
-/** What a change writes of a session's row, and to its log. */
-export type SessionChange = { set: Updateable<SessionTable>; epoch: number; events: readonly LoggedEvent[] };
+/** What a change writes of a session's row, to its log, and for its runner. */
+export type SessionChange = {
+  set: Updateable<SessionTable>;
+  epoch: number;
+  events: readonly LoggedEvent[];
+  commands: readonly { id: number; payload: Uint8Array }[];
+};
 
 /** `version` is Postgres's own of the row (`xmin`): another transaction's update gives it another. */
 export type Written = { version: string; at: Date };
@@ -47,7 +52,7 @@ export type Written = { version: string; at: Date };
 export async function writeChange(
   db: Kysely<Database>,
   sessionId: string,
-  { set, epoch, events }: SessionChange,
+  { set, epoch, events, commands }: SessionChange,
   version?: string,
 ): Promise<Written | undefined> {
   const row = db
@@ -56,10 +61,10 @@ export async function writeChange(
     .where("id", "=", sessionId)
     .$if(version !== undefined, (update) => update.where(sql`xmin`, "=", sql`${version}::xid`))
     .returning(["id", sql`xmin`.as("version"), sql`clock_timestamp()`.as("at")]);
-  const { rows } =
-    events.length === 0
-      ? await sql<Written>`with changed as (${row}) select version, at from changed`.execute(db)
-      : await sql<Written>`with changed as (${row}), added as (${insertion(epoch, events)}) select version, at from changed`.execute(db);
+  const parts = [sql`changed as (${row})`];
+  if (events.length > 0) parts.push(sql`added as (${eventInsertion(epoch, events)})`);
+  if (commands.length > 0) parts.push(sql`asked as (${commandInsertion(commands)})`);
+  const { rows } = await sql<Written>`with ${sql.join(parts)} select version, at from changed`.execute(db);
   return rows[0];
 }
 
@@ -67,7 +72,7 @@ export async function writeChange(
  * Arrays instead of a row of parameters each: one prepared shape for every batch size, and no 65,535-parameter limit. Bytes
  * go as one parameter and are cut up there, because an array of them is written and read as text.
  */
-function insertion(epoch: number, events: readonly LoggedEvent[]) {
+function eventInsertion(epoch: number, events: readonly LoggedEvent[]) {
   const lengths = events.map(({ payload }) => payload.length);
   let end = 1;
   const starts = lengths.map((length) => (end += length) - length);
@@ -79,6 +84,11 @@ function insertion(epoch: number, events: readonly LoggedEvent[]) {
       ${events.map(({ runnerSeq }) => runnerSeq)}::int[], ${events.map(({ turn }) => turn)}::int[],
       ${events.map(({ createdAtMs }) => createdAtMs)}::float8[], ${starts}::int[], ${lengths}::int[]
     ) with ordinality as one (runner_seq, turn, created_ms, start, length, place)`;
+}
+
+function commandInsertion(commands: SessionChange["commands"]) {
+  return sql`insert into command (session_id, id, payload) select changed.id, one.id, one.payload
+    from changed, unnest(${commands.map(({ id }) => id)}::int[], ${commands.map(({ payload }) => payload)}::bytea[]) as one (id, payload)`;
 }
 
 /** What one page of a log may hold, in sealed bytes; the first row always goes. */
@@ -102,10 +112,6 @@ export async function listEventRows(db: Kysely<Database>, sessionId: string, aft
     .where("bytes_before", "<", pageBytes)
     .orderBy("seq")
     .execute();
-}
-
-export async function insertCommand(tx: Transaction<Database>, sessionId: string, id: number, payload: Uint8Array): Promise<void> {
-  await tx.insertInto("command").values({ session_id: sessionId, id, payload }).execute();
 }
 
 export async function listCommands(db: Kysely<Database>, sessionId: string, afterId: number) {

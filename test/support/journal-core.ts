@@ -15,7 +15,7 @@ import { acceptPrompt } from "../../server/journal/turns.ts";
 import { applyToBank, readBank } from "../../server/memory/sessions.ts";
 import { plainSettings } from "../../server/profiles/settings.ts";
 import { insertUser } from "../../server/registration/store.ts";
-import { createBells } from "../../server/runners/bells.ts";
+import { createCommandStreams } from "../../server/runners/command-streams.ts";
 import { createLeaseInterceptor, underLease } from "../../server/runners/leases.ts";
 import { createRunnerService } from "../../server/runners/service.ts";
 import { findByLeaseHash } from "../../server/runners/store.ts";
@@ -35,8 +35,8 @@ export async function createJournalCore({ db }: TestDatabase) {
   const userVault = (userId: string) => vault.forUser(userId);
   const hashToken = (token: string) => hash("sha256", token, "buffer");
   const feeds = createFeeds();
-  const commandBells = createBells();
-  const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onCommands: commandBells.ring });
+  const commandStreams = createCommandStreams();
+  const journal = createJournal({ db, userVault, feeds, notify: () => undefined, handOver: commandStreams.handOver });
   const reader = createJournalReader({ db, userVault, feeds });
   const detached: string[] = [];
   const ownerId = newUuid();
@@ -46,7 +46,7 @@ export async function createJournalCore({ db }: TestDatabase) {
     db,
     journal,
     feeds,
-    commandBells,
+    commandStreams,
     hashToken,
     userVault,
     assigned: async () => false,
