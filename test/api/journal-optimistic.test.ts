@@ -2,6 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import { sql } from "kysely";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { WatchCommandsResponse } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { EventPayloadSchema } from "../../gen/carrel/v1/event_pb.ts";
 import type { Change } from "../../server/journal/journal.ts";
 import { createJournal, present } from "../../server/journal/journal.ts";
@@ -205,5 +206,36 @@ describe("a runner that reports through two servers, while people write through 
     expect((await fresh.client.appendEvents(first)).lastRunnerSeq).toBe(1);
     await expect(stale.client.appendEvents(batch(4))).rejects.toThrow("no longer holds the lease");
     await checkRows(sessionId);
+  });
+});
+
+describe("the stream of a runner's commands", () => {
+  async function next(stream: AsyncIterator<WatchCommandsResponse>): Promise<number> {
+    for (;;) {
+      const { value } = await stream.next();
+      if (value.item.case === "command") return value.item.value.id;
+    }
+  }
+
+  test("is given what this server commits and, once rung, what another does; and ends when another runner has the session", async () => {
+    const sessionId = await core.openSession();
+    const runner = await core.attach(sessionId);
+    await core.prompt(sessionId, "first");
+    const stream = runner.client.watchCommands({ sessionId, epoch: runner.epoch })[Symbol.asyncIterator]();
+    const interrupt = ({ command }: Change) => command({ case: "interrupt", value: { turn: 1 } });
+    const received = [await next(stream)];
+    await core.journal.change(sessionId, present, interrupt);
+    received.push(await next(stream));
+    await core.otherServer().journal.change(sessionId, present, interrupt);
+    core.commandStreams.ring(sessionId);
+    received.push(await next(stream));
+    // Not known to follow what the other server committed unheard: the table is asked.
+    await core.otherServer().journal.change(sessionId, present, interrupt);
+    await core.journal.change(sessionId, present, interrupt);
+    received.push(await next(stream), await next(stream));
+    expect(received).toEqual([1, 2, 3, 4, 5]);
+    const ended = next(stream);
+    await core.journal.change(sessionId, present, ({ session, set }) => set({ epoch: session.epoch + 1 }));
+    await expect(ended).rejects.toThrow("no longer holds the lease");
   });
 });

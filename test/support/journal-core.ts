@@ -57,8 +57,7 @@ export async function createJournalCore({ db }: TestDatabase) {
     const parts = { db, journal, feeds, commandStreams, hashToken, userVault, onDetached };
     return { journal, feeds, reader, commandStreams, clientWith: runnerClients(parts) };
   };
-  const here = serve();
-  const { journal, feeds, reader, clientWith } = here;
+  const { journal, feeds, reader, commandStreams, clientWith } = serve();
 
   return {
     ownerId,
@@ -67,6 +66,7 @@ export async function createJournalCore({ db }: TestDatabase) {
     feeds,
     reader,
     detached,
+    commandStreams,
     clientWith,
     /** Another process on the same database, which hears of nothing that this one does. */
     otherServer: serve,
