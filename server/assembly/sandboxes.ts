@@ -125,7 +125,7 @@ function createServer(
     db,
     journal: core.journal,
     feeds: core.feeds,
-    commandBells: core.commandBells,
+    commandStreams: core.commandStreams,
     hashToken,
     userVault,
     decide: core.verdict,

@@ -30,7 +30,7 @@ import { sessionMessage } from "../sessions/message.ts";
 import { once } from "../sessions/request-ids.ts";
 import { checkedName } from "../sessions/rules.ts";
 import { aliveOf, createSessionService } from "../sessions/service.ts";
-import { listAliveOf, listOwned } from "../sessions/store.ts";
+import { listAliveOf, listOwned, type ShownSession } from "../sessions/store.ts";
 import type { SessionsCore } from "./sessions-core.ts";
 import type { Storage } from "./storage.ts";
 
@@ -111,6 +111,8 @@ function sessionServices(
 ) {
   const { db, userVault, installation } = storage;
   const place = { region: config.region, demo: config.demo, showSettings: optionsMessage };
+  const show = (rows: readonly ShownSession[]) =>
+    Promise.all(rows.map(async (row) => sessionMessage(row, await userVault(row.owner_id), place)));
   return {
     session: createSessionService({
       db,
@@ -135,9 +137,8 @@ function sessionServices(
       userVault,
       userOf: requireUser,
       streamSignal: (context) => untilExpiry(requireUser(context), context.signal),
-      sessionMessage: (row, vaultOfUser) => sessionMessage(row, vaultOfUser, place),
-      listAliveOf: (ownerId) => listAliveOf(db, ownerId),
-      listOwned: (ownerId, sessionIds) => listOwned(db, ownerId, sessionIds),
+      showAliveOf: async (ownerId) => show(await listAliveOf(db, ownerId)),
+      showOwned: async (ownerId, sessionIds) => show(await listOwned(db, ownerId, sessionIds)),
     }),
   };
 }

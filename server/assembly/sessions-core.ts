@@ -8,9 +8,9 @@ import { createFeeds } from "../journal/feed.ts";
 import { createJournal } from "../journal/journal.ts";
 import { createJournalReader } from "../journal/reader.ts";
 import type { PermissionModeWord } from "../journal/session-view.ts";
-import type { SessionRow } from "../journal/store.ts";
+import type { SessionCore } from "../journal/store.ts";
 import type { Log } from "../log.ts";
-import { createBells } from "../runners/bells.ts";
+import { createCommandStreams } from "../runners/command-streams.ts";
 import type { Closers } from "./closers.ts";
 import type { Storage } from "./storage.ts";
 
@@ -18,7 +18,7 @@ export type SessionsCore = Awaited<ReturnType<typeof openSessionsCore>>;
 
 export async function openSessionsCore({ db, listener, userVault }: Storage, log: Log, closers: Closers) {
   const feeds = createFeeds();
-  const commandBells = createBells();
+  const commandStreams = createCommandStreams();
   const changed = createChangedSessions();
   const bell = await createBell({
     db,
@@ -26,7 +26,7 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
     log,
     onRing(sessionId, ownerId) {
       feeds.ring(sessionId);
-      commandBells.ring(sessionId);
+      commandStreams.ring(sessionId);
       if (sessionId && ownerId) changed.ring(ownerId, sessionId);
       else changed.ringAll();
     },
@@ -43,14 +43,14 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
     userVault,
     feeds,
     onWish: (sessionId) => onWish(sessionId),
-    onCommands: commandBells.ring,
+    handOver: commandStreams.handOver,
     notify: (sessionId, ownerId) => announce(ownerId, sessionId),
   });
   const credentials = createOpenedCredentials({ db, userVault });
   closers.push(() => credentials.close());
   return {
     feeds,
-    commandBells,
+    commandStreams,
     changed,
     announce,
     journal,
@@ -64,7 +64,7 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
   };
 }
 
-function verdict(session: SessionRow, toolName: string, input: JsonObject) {
+function verdict(session: SessionCore, toolName: string, input: JsonObject) {
   const rules = {
     allowed: session.allowed_tools,
     denied: session.denied_tools,

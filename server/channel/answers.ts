@@ -5,11 +5,11 @@ import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { Change } from "../journal/journal.ts";
 import { type DecisionInit, openApproval, openQuestion, resolvePause } from "../journal/pauses.ts";
-import { findPause, type PauseRow, type SessionRow } from "../journal/store.ts";
+import { findPause, type PauseRow, type SessionCore } from "../journal/store.ts";
 
 export type AnswerRules = {
   /** What the permission engine says of a call in this session. */
-  verdict(session: SessionRow, toolName: string, input: JsonObject): { behavior: "allow" | "ask" } | { behavior: "deny"; message: string };
+  verdict(session: SessionCore, toolName: string, input: JsonObject): { behavior: "allow" | "ask" } | { behavior: "deny"; message: string };
   /** The pattern that covers this call and its like; undefined when none safely does. */
   derive(toolName: string, input: JsonObject): string | undefined;
   matches(pattern: string, toolName: string, input: JsonObject): boolean;
@@ -87,7 +87,7 @@ function keptPattern(request: AnswerApprovalRequest, toolName: string, input: Js
 }
 
 /** A denial wins over a person's edit as it wins over everything. */
-function checkEdit(session: SessionRow, toolName: string, request: AnswerApprovalRequest, rules: AnswerRules): void {
+function checkEdit(session: SessionCore, toolName: string, request: AnswerApprovalRequest, rules: AnswerRules): void {
   if (!request.approved || !request.updatedInput) return;
   const verdict = rules.verdict(session, toolName, request.updatedInput);
   if (verdict.behavior === "deny")

@@ -29,9 +29,8 @@ export type ChannelServiceDeps = {
   userOf(context: HandlerContext): User;
   /** Aborts with the call, and when the caller's token has been expired for a minute. */
   streamSignal(context: HandlerContext): AbortSignal;
-  sessionMessage(row: SessionRow, vault: UserVault): Session;
-  listAliveOf(ownerId: string): Promise<SessionRow[]>;
-  listOwned(ownerId: string, sessionIds: readonly string[]): Promise<SessionRow[]>;
+  showAliveOf(ownerId: string): Promise<Session[]>;
+  showOwned(ownerId: string, sessionIds: readonly string[]): Promise<Session[]>;
 };
 
 const historyBytes = 4 * 1024 * 1024;
@@ -105,20 +104,20 @@ async function* watchSessions(deps: ChannelServiceDeps, ownerId: string, signal:
   const item = (value: NonNullable<MessageInitShape<typeof WatchSessionsResponseSchema>["item"]>) =>
     create(WatchSessionsResponseSchema, { item: value });
   const shown = new Set<string>();
-  const show = async (row: SessionRow) => {
-    shown.add(row.id);
-    return item({ case: "session", value: deps.sessionMessage(row, await deps.userVault(ownerId)) });
+  const show = (session: Session) => {
+    shown.add(session.id);
+    return item({ case: "session", value: session });
   };
   try {
-    for (const row of await deps.listAliveOf(ownerId)) yield await show(row);
+    for (const session of await deps.showAliveOf(ownerId)) yield show(session);
     yield item({ case: "synced", value: { lastSeq: 0 } });
     while (!signal.aborted) {
       await changes.wait(keepAliveMs, signal);
       // Whatever was shown and is alive no more has ended or is gone: one more look at each tells which.
-      const changed = changes.take() ?? [...shown, ...(await deps.listAliveOf(ownerId)).map(({ id }) => id)];
-      const rows = await deps.listOwned(ownerId, changed);
-      for (const row of rows) yield await show(row);
-      for (const sessionId of new Set(changed).difference(new Set(rows.map(({ id }) => id)))) {
+      const changed = changes.take() ?? [...shown, ...(await deps.showAliveOf(ownerId)).map(({ id }) => id)];
+      const sessions = await deps.showOwned(ownerId, changed);
+      for (const session of sessions) yield show(session);
+      for (const sessionId of new Set(changed).difference(new Set(sessions.map(({ id }) => id)))) {
         shown.delete(sessionId);
         yield item({ case: "deletedSessionId", value: sessionId });
       }

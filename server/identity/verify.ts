@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { decodeJwt } from "jose";
 import type { TokenIssuer } from "./jwt.ts";
 import type { Principal } from "./principal.ts";
@@ -30,7 +30,7 @@ export function createTokenVerifier(issuers: readonly TokenIssuer[], now: () => 
   return async (token) => {
     checkShape(token);
     // Not the token itself: a heap dump should not hand out thousands of them.
-    const digest = createHash("sha256").update(token).digest("base64");
+    const digest = hash("sha256", token, "base64");
     const known = verified.get(digest);
     if (known) return known;
     const issuer = byName.get(claimedIssuer(token));

@@ -16,8 +16,24 @@ export function openSettings(vault: UserVault, row: Pick<SessionRow, "id" | "set
   return JSON.parse(openText(vault, row.id, "settings", row.settings)) as SealedSettings;
 }
 
+/** The columns of what a session was pinned to. */
+type PinnedRow = Pick<
+  SessionRow,
+  | "id"
+  | "settings"
+  | "allowed_tools"
+  | "denied_tools"
+  | "permission_mode"
+  | "model"
+  | "max_turns"
+  | "max_budget_micros"
+  | "one_shot"
+  | "ttl_seconds"
+  | "allowed_hosts"
+>;
+
 /** Everything a session was pinned to, in clear. */
-export function pinnedSettings(vault: UserVault, row: SessionRow): ProfileSettings {
+export function pinnedSettings(vault: UserVault, row: PinnedRow): ProfileSettings {
   return {
     ...openSettings(vault, row),
     allowedTools: row.allowed_tools,

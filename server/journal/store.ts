@@ -1,14 +1,16 @@
 import type { Insertable, Kysely, Selectable, Transaction, Updateable } from "kysely";
 import { sql } from "kysely";
 import type { Database } from "../db/database.ts";
-import type { EventTable, PauseTable, SessionTable } from "./tables.ts";
+import type { PauseTable, SessionTable } from "./tables.ts";
 
 export type SessionRow = Selectable<SessionTable>;
+/** What changes see of a row: all but the first prompt, which may be large and never changes. */
+export type SessionCore = Omit<SessionRow, "initial_prompt">;
 /** A locked row, and the database's clock: deadlines and leases know no other. */
-export type LockedSession = SessionRow & { locked_at: Date };
+export type LockedSession = SessionCore & { locked_at: Date };
 export type PauseRow = Selectable<PauseTable>;
 
-/** Every number of a log is given under this lock. */
+/** Every number of a log is given under this lock, or by a change that finds its row untouched (`writeChange`). */
 export async function lockSession(tx: Transaction<Database>, sessionId: string): Promise<LockedSession | undefined> {
   const now = sql<Date>`clock_timestamp()`.as("locked_at");
   return tx.selectFrom("session").selectAll().select(now).where("id", "=", sessionId).forUpdate().executeTakeFirst();
@@ -22,17 +24,71 @@ export async function findOwnedSession(db: Kysely<Database>, ownerId: string, se
   return db.selectFrom("session").selectAll().where("id", "=", sessionId).where("owner_id", "=", ownerId).executeTakeFirst();
 }
 
-export async function updateSession(tx: Transaction<Database>, sessionId: string, set: Updateable<SessionTable>): Promise<void> {
-  await tx.updateTable("session").set(set).where("id", "=", sessionId).execute();
+/** An event as the table holds it. */
+export type LoggedEvent = {
+  seq: number;
+  runnerSeq: number | null;
+  turn: number;
+  createdAtMs: number;
+  payload: Uint8Array;
+  chain: Uint8Array;
+};
+
+/** What a change writes of a session's row, to its log, and for its runner. */
+export type SessionChange = {
+  set: Updateable<SessionTable>;
+  epoch: number;
+  events: readonly LoggedEvent[];
+  commands: readonly { id: number; payload: Uint8Array }[];
+};
+
+/** `version` is Postgres's own of the row (`xmin`): another transaction's update gives it another. */
+export type Written = { version: string; at: Date };
+
+/**
+ * Writes a change in one statement. With the `version` that the row had when it was read, only if it still has it: undefined
+ * when somebody has changed it since, and nothing is written then. Without one the caller holds the lock.
+ */
+export async function writeChange(
+  db: Kysely<Database>,
+  sessionId: string,
+  { set, epoch, events, commands }: SessionChange,
+  version?: string,
+): Promise<Written | undefined> {
+  const row = db
+    .updateTable("session")
+    .set(set)
+    .where("id", "=", sessionId)
+    .$if(version !== undefined, (update) => update.where(sql`xmin`, "=", sql`${version}::xid`))
+    .returning(["id", sql`xmin`.as("version"), sql`clock_timestamp()`.as("at")]);
+  const parts = [sql`changed as (${row})`];
+  if (events.length > 0) parts.push(sql`added as (${eventInsertion(epoch, events)})`);
+  if (commands.length > 0) parts.push(sql`asked as (${commandInsertion(commands)})`);
+  const { rows } = await sql<Written>`with ${sql.join(parts)} select version, at from changed`.execute(db);
+  return rows[0];
 }
 
-export async function insertEvents(tx: Transaction<Database>, rows: Insertable<EventTable>[]): Promise<void> {
-  // Arrays instead of a row of parameters each: one prepared shape for every batch size, and no 65,535-parameter limit.
-  await sql`insert into event (session_id, seq, epoch, runner_seq, turn, created_at, payload, chain)
-    select ${rows[0]!.session_id}, * from unnest(
-      ${rows.map((row) => row.seq)}::int[], ${rows.map((row) => row.epoch)}::int[], ${rows.map((row) => row.runner_seq)}::int[],
-      ${rows.map((row) => row.turn)}::int[], ${rows.map((row) => row.created_at)}::timestamptz[],
-      ${rows.map((row) => row.payload)}::bytea[], ${rows.map((row) => row.chain)}::bytea[])`.execute(tx);
+/**
+ * Arrays instead of a row of parameters each: one prepared shape for every batch size, and no 65,535-parameter limit. Bytes
+ * go as one parameter and are cut up there, because an array of them is written and read as text.
+ */
+function eventInsertion(epoch: number, events: readonly LoggedEvent[]) {
+  const lengths = events.map(({ payload }) => payload.length);
+  let end = 1;
+  const starts = lengths.map((length) => (end += length) - length);
+  return sql`insert into event (session_id, seq, epoch, runner_seq, turn, created_at, payload, chain)
+    select changed.id, ${events[0]!.seq - 1} + place, ${epoch}, runner_seq, turn, to_timestamp(created_ms / 1000),
+      substring(${Buffer.concat(events.map(({ payload }) => payload))}::bytea from start for length),
+      substring(${Buffer.concat(events.map(({ chain }) => chain))}::bytea from 32 * place::int - 31 for 32)
+    from changed, unnest(
+      ${events.map(({ runnerSeq }) => runnerSeq)}::int[], ${events.map(({ turn }) => turn)}::int[],
+      ${events.map(({ createdAtMs }) => createdAtMs)}::float8[], ${starts}::int[], ${lengths}::int[]
+    ) with ordinality as one (runner_seq, turn, created_ms, start, length, place)`;
+}
+
+function commandInsertion(commands: SessionChange["commands"]) {
+  return sql`insert into command (session_id, id, payload) select changed.id, one.id, one.payload
+    from changed, unnest(${commands.map(({ id }) => id)}::int[], ${commands.map(({ payload }) => payload)}::bytea[]) as one (id, payload)`;
 }
 
 /** What one page of a log may hold, in sealed bytes; the first row always goes. */
@@ -56,10 +112,6 @@ export async function listEventRows(db: Kysely<Database>, sessionId: string, aft
     .where("bytes_before", "<", pageBytes)
     .orderBy("seq")
     .execute();
-}
-
-export async function insertCommand(tx: Transaction<Database>, sessionId: string, id: number, payload: Uint8Array): Promise<void> {
-  await tx.insertInto("command").values({ session_id: sessionId, id, payload }).execute();
 }
 
 export async function listCommands(db: Kysely<Database>, sessionId: string, afterId: number) {

@@ -1,8 +1,13 @@
 import { create, fromBinary, type JsonObject } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { Kysely } from "kysely";
-import { CommandSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
-import { type AppendEventsRequest, type RunnerService, WatchCommandsResponseSchema } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
+import { type Command, CommandSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
+import {
+  type AppendEventsRequest,
+  type RunnerService,
+  type WatchCommandsResponse,
+  WatchCommandsResponseSchema,
+} from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
@@ -11,10 +16,10 @@ import type { Change, Journal } from "../journal/journal.ts";
 import { type AskedCall, askApproval, askQuestion, type DecisionInit, keepDenial, standingOf } from "../journal/pauses.ts";
 import { openSettings } from "../journal/pinned.ts";
 import { openBytes } from "../journal/seal.ts";
-import { deleteCommands, listCommands, type SessionRow } from "../journal/store.ts";
+import { deleteCommands, listCommands, type SessionCore } from "../journal/store.ts";
 import { finishTurn, startNextTurn } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
-import type { Bells } from "./bells.ts";
+import type { CommandStreams } from "./command-streams.ts";
 import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./leases.ts";
 import { mcpForRunner } from "./mcp-servers.ts";
 import { createMemorySync, type SessionMemory } from "./memory.ts";
@@ -30,13 +35,13 @@ export type RunnerServiceDeps = {
   db: Kysely<Database>;
   journal: Journal;
   feeds: Feeds;
-  commandBells: Bells;
+  commandStreams: CommandStreams;
   hashToken(token: string): Uint8Array;
   userVault(userId: string): Promise<UserVault>;
   snapshots: SnapshotCalls;
   /** Waits until a sandbox that stands by is given to a session; false for every other token. */
   assigned(attachToken: string, signal: AbortSignal): Promise<boolean>;
-  decide(session: SessionRow, toolName: string, input: JsonObject): Verdict;
+  decide(session: SessionCore, toolName: string, input: JsonObject): Verdict;
   memory: SessionMemory;
   /** The runner left by itself. */
   onDetached(lease: Lease, exit: { reason: string; exitCode: number }): Promise<void>;
@@ -59,30 +64,12 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
       await deps.assigned(attachToken, context.signal);
       return attach(deps, attachToken, context.values.get(socketBoxKey));
     },
-    async *watchCommands(request, context) {
-      const lease = requireLease(context, request);
-      let cursor = request.afterCommandId;
-      while (!context.signal.aborted) {
-        const session = await findCommandState(deps.db, lease.sessionId);
-        if (session?.epoch !== lease.epoch || session.state === "ended") throw fenced();
-        const rung = deps.commandBells.wait(lease.sessionId, keepAliveMs, context.signal);
-        const rows = session.last_command_id > cursor ? await listCommands(deps.db, lease.sessionId, cursor) : [];
-        const vault = await deps.userVault(session.owner_id);
-        for (const row of rows) {
-          const command = fromBinary(CommandSchema, openBytes(vault, lease.sessionId, `command/${row.id}`, row.payload));
-          yield create(WatchCommandsResponseSchema, { item: { case: "command", value: command } });
-        }
-        cursor = Math.max(cursor, rows.at(-1)?.id ?? 0);
-        if (rows.length > 0) continue;
-        await rung;
-        yield create(WatchCommandsResponseSchema, { item: { case: "keepAlive", value: {} } });
-      }
-    },
+    watchCommands: (request, context) => follow(deps, requireLease(context, request), request.afterCommandId, context.signal),
     async appendEvents(request, context) {
       const lease = requireLease(context, request);
       // A turn is billed before it ends.
       if (request.events.some(({ payload }) => payload?.kind.case === "result")) await deps.settled(lease.sessionId);
-      return deps.journal.change(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
+      return deps.journal.changeOptimistically(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
     },
     async pushDeltas(requests, context) {
       for await (const request of requests) deps.feeds.pushDeltas(requireLease(context, request).sessionId, request.deltas);
@@ -159,6 +146,39 @@ async function attach(deps: RunnerServiceDeps, attachToken: string, socketBox: s
   );
 }
 
+/** The commands after `afterId`, and those to come, until the lease is over. */
+async function* follow(deps: RunnerServiceDeps, lease: Lease, afterId: number, signal: AbortSignal): AsyncGenerator<WatchCommandsResponse> {
+  const stream = deps.commandStreams.open(lease);
+  let cursor = afterId;
+  let behind = true;
+  try {
+    while (!signal.aborted) {
+      const handed: readonly Command[] | undefined = behind ? undefined : stream.take(cursor);
+      const commands: readonly Command[] = handed ?? (await readCommands(deps, lease, cursor));
+      // The table is read in pages: only an empty one says that there is no more.
+      behind = handed === undefined && commands.length > 0;
+      for (const command of commands) {
+        yield create(WatchCommandsResponseSchema, { item: { case: "command", value: command } });
+        cursor = command.id;
+      }
+      if (commands.length > 0 || (await stream.wait(keepAliveMs, signal)) === "rung") continue;
+      yield create(WatchCommandsResponseSchema, { item: { case: "keepAlive", value: {} } });
+    }
+  } finally {
+    stream.close();
+  }
+}
+
+/** Also the check that the lease is not over. */
+async function readCommands(deps: RunnerServiceDeps, lease: Lease, cursor: number): Promise<Command[]> {
+  const session = await findCommandState(deps.db, lease.sessionId);
+  if (session?.epoch !== lease.epoch || session.state === "ended") throw fenced();
+  if (session.last_command_id <= cursor) return [];
+  const rows = await listCommands(deps.db, lease.sessionId, cursor);
+  const vault = await deps.userVault(session.owner_id);
+  return rows.map(({ id, payload }) => fromBinary(CommandSchema, openBytes(vault, lease.sessionId, `command/${id}`, payload)));
+}
+
 async function append(deps: RunnerServiceDeps, change: Change, request: AppendEventsRequest) {
   const { session } = change;
   const place = alreadyCommitted(session.last_runner_seq, request.firstRunnerSeq, request.events.length);
@@ -228,7 +248,7 @@ function plausible(milliseconds: number, now: Date): Date {
 }
 
 /** What is to be brought back before the session runs; undefined when its files are there. */
-function restoreOf({ restoring, snapshot_generation, sdk_session_id }: SessionRow) {
+function restoreOf({ restoring, snapshot_generation, sdk_session_id }: SessionCore) {
   if (!restoring || snapshot_generation === null) return undefined;
   return { generation: snapshot_generation, conversation: sdk_session_id ?? "" };
 }

@@ -8,7 +8,7 @@ import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
 import { newId } from "../ids.ts";
 import type { Change, Journal } from "../journal/journal.ts";
-import { findSession, type SessionRow } from "../journal/store.ts";
+import { findSession, type SessionCore } from "../journal/store.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
 import { deleteSnapshotsBefore, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
 import { failRestore, finishRestore, keepAwake, nextGeneration, putAway } from "./hibernation.ts";
@@ -77,7 +77,7 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
   };
 }
 
-function isAskedFor(session: SessionRow, generation: number): boolean {
+function isAskedFor(session: Pick<SessionCore, "state" | "desired" | "snapshot_generation">, generation: number): boolean {
   const wanted = session.state === "ending" || (session.state === "hibernating" && session.desired === "hibernate");
   return wanted && nextGeneration(session) === generation;
 }

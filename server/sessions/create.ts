@@ -62,7 +62,7 @@ export async function createSession(deps: CreateDeps, request: CreateSessionRequ
         return change.session;
       });
       published = made.published;
-      return create(CreateSessionResponseSchema, { session: sessionMessage(made.value, vault, deps.place) });
+      return create(CreateSessionResponseSchema, { session: sessionMessage({ ...row, ...made.value }, vault, deps.place) });
     });
   });
   published();

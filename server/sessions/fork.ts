@@ -88,9 +88,10 @@ async function make(deps: ForkDeps, request: ForkSessionRequest, ownerId: string
         await lockOwner(tx, ownerId);
         await admit(deps, tx, ownerId, ErrorReason.FORK_LIMIT);
         await deps.limitCreate(tx, ownerId);
-        const made = await deps.journal.changeWithin(tx, await insertSession(tx, row), (change) => begin(change, request, origin, place));
+        const inserted = await insertSession(tx, row);
+        const made = await deps.journal.changeWithin(tx, inserted, (change) => begin(change, request, origin, place));
         published = made.published;
-        return create(ForkSessionResponseSchema, { session: sessionMessage(made.value, vault, deps.place) });
+        return create(ForkSessionResponseSchema, { session: sessionMessage({ ...inserted, ...made.value }, vault, deps.place) });
       });
     });
     published();

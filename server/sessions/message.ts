@@ -5,9 +5,9 @@ import { pinnedSettings } from "../journal/pinned.ts";
 import { openText } from "../journal/seal.ts";
 import { type EndReasonWord, endReasons, type PermissionModeWord, permissionModes, viewOf } from "../journal/session-view.ts";
 import type { ProfileSettings } from "../journal/settings.ts";
-import type { SessionRow } from "../journal/store.ts";
 import { usageMessage } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
+import type { ShownSession } from "./store.ts";
 
 /** What this installation says of itself on every session. */
 export type Place = {
@@ -18,7 +18,7 @@ export type Place = {
 };
 
 /** A session as its owner sees it. */
-export function sessionMessage(row: SessionRow, vault: UserVault, place: Place): Session {
+export function sessionMessage(row: ShownSession, vault: UserVault, place: Place): Session {
   const view = viewOf(row);
   const shown = place.showSettings(pinnedSettings(vault, row));
   return create(SessionSchema, {

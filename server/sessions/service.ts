@@ -4,13 +4,13 @@ import type { Session } from "../../gen/carrel/v1/session_pb.ts";
 import type { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { Guard } from "../journal/journal.ts";
-import { findOwnedSession, findSession, type SessionRow } from "../journal/store.ts";
+import type { SessionCore } from "../journal/store.ts";
 import { isOccupied, wake } from "../journal/turns.ts";
 import { type CreateDeps, createSession } from "./create.ts";
 import { type ForkDeps, forkSession, preflightFork } from "./fork.ts";
 import { sessionMessage } from "./message.ts";
 import { checkedName, pageSize, readCursor, writeCursor } from "./rules.ts";
-import { deleteEnded, listSessions } from "./store.ts";
+import { deleteEnded, findShown, listSessions, type ShownSession } from "./store.ts";
 
 export type SessionServiceDeps = CreateDeps &
   Omit<ForkDeps, keyof CreateDeps> & {
@@ -20,9 +20,9 @@ export type SessionServiceDeps = CreateDeps &
   };
 
 export function createSessionService(deps: SessionServiceDeps): ServiceImpl<typeof SessionService> {
-  const owned = async (context: HandlerContext, sessionId: string): Promise<SessionRow> =>
-    (await findOwnedSession(deps.db, deps.userIdOf(context), sessionId)) ?? absent();
-  const message = async (row: SessionRow): Promise<Session> => sessionMessage(row, await deps.userVault(row.owner_id), deps.place);
+  const owned = async (context: HandlerContext, sessionId: string): Promise<ShownSession> =>
+    (await findShown(deps.db, deps.userIdOf(context), sessionId)) ?? absent();
+  const message = async (row: ShownSession): Promise<Session> => sessionMessage(row, await deps.userVault(row.owner_id), deps.place);
 
   return {
     createSession: (request, context) => createSession(deps, request, deps.userIdOf(context)),
@@ -41,7 +41,7 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
     async renameSession(request, context) {
       const name = checkedName(request.name);
       await deps.journal.change(request.sessionId, ownedBy(deps.userIdOf(context)), (change) => change.set({ name }));
-      return { session: await message((await findSession(deps.db, request.sessionId)) ?? absent()) };
+      return { session: await message(await owned(context, request.sessionId)) };
     },
     async terminateSession(request, context) {
       await deps.journal.change(request.sessionId, ownedBy(deps.userIdOf(context)), (change) => {
@@ -51,21 +51,15 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
       return { terminated: true };
     },
     async hibernateSession(request, context) {
-      const session = await deps.journal.change(request.sessionId, aliveOf(deps.userIdOf(context)), (change) => {
+      await deps.journal.change(request.sessionId, aliveOf(deps.userIdOf(context)), (change) => {
         refuseIfBusy(change.session);
         change.set({ desired: "hibernate" });
-        return change.session;
       });
-      deps.poke(request.sessionId);
-      return { session: await message(session) };
+      return { session: await message(await owned(context, request.sessionId)) };
     },
     async resumeSession(request, context) {
-      const session = await deps.journal.change(request.sessionId, aliveOf(deps.userIdOf(context)), (change) => {
-        wake(change);
-        return change.session;
-      });
-      deps.poke(request.sessionId);
-      return { session: await message(session) };
+      await deps.journal.change(request.sessionId, aliveOf(deps.userIdOf(context)), wake);
+      return { session: await message(await owned(context, request.sessionId)) };
     },
     preflightFork: (request, context) => preflightFork(deps, request, deps.userIdOf(context)),
     forkSession: (request, context) => forkSession(deps, request, deps.userIdOf(context)),
@@ -97,7 +91,7 @@ export function aliveOf(ownerId: string): Guard {
   };
 }
 
-function refuseIfBusy(session: SessionRow): void {
+function refuseIfBusy(session: SessionCore): void {
   const starts = session.state === "requested" || session.state === "starting";
   if (!starts && !isOccupied(session)) return;
   throw refusal(ErrorReason.SESSION_BUSY, "a session at work cannot be put away: wait for it, or interrupt it first");

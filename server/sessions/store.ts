@@ -40,7 +40,7 @@ export type NewSession = {
   ttlSeconds: number | null;
 };
 
-export async function insertSession(tx: Transaction<Database>, session: NewSession): Promise<LockedSession> {
+export async function insertSession(tx: Transaction<Database>, session: NewSession): Promise<SessionRow & LockedSession> {
   return tx
     .insertInto("session")
     .values({
@@ -72,14 +72,56 @@ export async function insertSession(tx: Transaction<Database>, session: NewSessi
     .executeTakeFirstOrThrow();
 }
 
+/** What of a row its owner is shown, directly or by what is derived from it: little more than half of it. */
+const shownColumns = [
+  "id",
+  "owner_id",
+  "name",
+  "state",
+  "pending_count",
+  "turn",
+  "queued_prompts",
+  "created_at",
+  "started_at",
+  "terminated_at",
+  "end_reason",
+  "exit_code",
+  "error_message",
+  "model",
+  "permission_mode",
+  "allowed_tools",
+  "denied_tools",
+  "initial_prompt",
+  "usage",
+  "num_turns",
+  "last_seq",
+  "profile_id",
+  "settings",
+  "allowed_hosts",
+  "max_turns",
+  "max_budget_micros",
+  "one_shot",
+  "ttl_seconds",
+  "restoring",
+  "snapshot_at",
+  "forked_from",
+  "forked_at_seq",
+] as const satisfies readonly (keyof SessionRow)[];
+
+export type ShownSession = Pick<SessionRow, (typeof shownColumns)[number]>;
+
+export async function findShown(db: Kysely<Database>, ownerId: string, sessionId: string): Promise<ShownSession | undefined> {
+  return db.selectFrom("session").select(shownColumns).where("id", "=", sessionId).where("owner_id", "=", ownerId).executeTakeFirst();
+}
+
 export async function listSessions(
   db: Kysely<Database>,
   ownerId: string,
   status: SessionStatus,
   beforeId: string | undefined,
   limit: number,
-): Promise<SessionRow[]> {
-  let query = db.selectFrom("session").selectAll().where("owner_id", "=", ownerId).orderBy("id", "desc").limit(limit);
+): Promise<ShownSession[]> {
+  let query = db.selectFrom("session").select(shownColumns).where("owner_id", "=", ownerId).orderBy("id", "desc").limit(limit);
   if (beforeId) query = query.where("id", "<", beforeId);
   if (status === SessionStatus.ENDED) query = query.where("state", "=", "ended");
   if (status === SessionStatus.STARTING) query = query.where("state", "in", ["requested", "starting"]).where("started_at", "is", null);
@@ -91,16 +133,22 @@ export async function listSessions(
   return query.execute();
 }
 
-export async function listAliveOf(db: Kysely<Database>, ownerId: string): Promise<SessionRow[]> {
-  return db.selectFrom("session").selectAll().where("owner_id", "=", ownerId).where("state", "<>", "ended").orderBy("id").execute();
+export async function listAliveOf(db: Kysely<Database>, ownerId: string): Promise<ShownSession[]> {
+  return db
+    .selectFrom("session")
+    .select(shownColumns)
+    .where("owner_id", "=", ownerId)
+    .where("state", "<>", "ended")
+    .orderBy("id")
+    .execute();
 }
 
 /** Those of the named sessions that are there and the owner's. */
-export async function listOwned(db: Kysely<Database>, ownerId: string, ids: readonly string[]): Promise<SessionRow[]> {
+export async function listOwned(db: Kysely<Database>, ownerId: string, ids: readonly string[]): Promise<ShownSession[]> {
   if (ids.length === 0) return [];
   return db
     .selectFrom("session")
-    .selectAll()
+    .select(shownColumns)
     .where("owner_id", "=", ownerId)
     .where("id", "in", [...new Set(ids)])
     .orderBy("id")

@@ -45,8 +45,27 @@ export async function createSodium(): Promise<CryptoProvider> {
     },
     genericHash: (length, message, key) => sodium.crypto_generichash(length, message, key ?? null),
     deriveKey: (key, subkeyId, context) => sodium.crypto_kdf_derive_from_key(KEY_BYTES, subkeyId, context, key),
-    random: (length) => randomFillSync(new Uint8Array(length)),
+    random: createRandom(),
     memcmp: (left, right) => left.length === right.length && timingSafeEqual(left, right),
     memzero: (bytes) => void bytes.fill(0),
+  };
+}
+
+const drawnBytes = 4_096;
+
+/** Drawn many at a time: one draw costs as much as sealing a small message. What is handed out is wiped here. */
+function createRandom(): CryptoProvider["random"] {
+  const drawn = new Uint8Array(drawnBytes);
+  let used = drawn.length;
+  return (length) => {
+    if (length > drawn.length) return randomFillSync(new Uint8Array(length));
+    if (used + length > drawn.length) {
+      randomFillSync(drawn);
+      used = 0;
+    }
+    const bytes = drawn.slice(used, used + length);
+    drawn.fill(0, used, used + length);
+    used += length;
+    return bytes;
   };
 }

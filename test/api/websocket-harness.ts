@@ -50,7 +50,7 @@ export async function createHarness() {
   const vault = createVault({ sodium, keyring: createRootKeyring(sodium, [sodium.random(32)]), store: createVaultStore(db) });
   const userVault = (userId: string) => vault.forUser(userId);
   const feeds = createFeeds();
-  const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onWish: () => undefined, onCommands: () => undefined });
+  const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onWish: () => undefined, handOver: () => undefined });
   const reader = createJournalReader({ db, userVault, feeds });
   const rules = { derive: () => "Bash(ls:*)", matches: () => true, verdict: () => ({ behavior: "ask" as const }) };
   const actions = createChannelActions({ limitPrompt: () => Promise.resolve(), db, journal, rules, userVault, aliveOf, once });

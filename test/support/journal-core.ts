@@ -15,10 +15,9 @@ import { acceptPrompt } from "../../server/journal/turns.ts";
 import { applyToBank, readBank } from "../../server/memory/sessions.ts";
 import { plainSettings } from "../../server/profiles/settings.ts";
 import { insertUser } from "../../server/registration/store.ts";
-import { createBells } from "../../server/runners/bells.ts";
-import { createLeaseInterceptor, underLease } from "../../server/runners/leases.ts";
-import { createRunnerService } from "../../server/runners/service.ts";
-import { createSnapshotCalls } from "../../server/runners/snapshots.ts";
+import { createCommandStreams } from "../../server/runners/command-streams.ts";
+import { createLeaseInterceptor, type Lease, underLease } from "../../server/runners/leases.ts";
+import { createRunnerService, type RunnerServiceDeps } from "../../server/runners/service.ts";
 import { findByLeaseHash } from "../../server/runners/store.ts";
 import { insertSession } from "../../server/sessions/store.ts";
 import { createRootKeyring } from "../../server/vault/keyring.ts";
@@ -27,91 +26,57 @@ import { createVaultStore } from "../../server/vault/store.ts";
 import { createVault } from "../../server/vault/vault.ts";
 import type { TestDatabase } from "./postgres.ts";
 
-export type Runner = { client: Client<typeof RunnerService>; sessionId: string; epoch: number; manifest: Manifest | undefined };
-export type JournalCore = Awaited<ReturnType<typeof createJournalCore>>;
-
-/** These tests put nothing away. */
-const noArchives = {
-  put: () => Promise.reject(new Error("no archives here")),
-  get: () => {
-    throw new Error("no archives here");
-  },
-  remove: () => Promise.resolve(),
+export type Runner = {
+  client: Client<typeof RunnerService>;
+  sessionId: string;
+  epoch: number;
+  leaseToken: string;
+  manifest: Manifest | undefined;
 };
+export type JournalCore = Awaited<ReturnType<typeof createJournalCore>>;
 
 export async function createJournalCore({ db }: TestDatabase) {
   const sodium = await createSodium();
   const vault = createVault({ sodium, keyring: createRootKeyring(sodium, [sodium.random(32)]), store: createVaultStore(db) });
   const userVault = (userId: string) => vault.forUser(userId);
   const hashToken = (token: string) => hash("sha256", token, "buffer");
-  const feeds = createFeeds();
-  const commandBells = createBells();
-  const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onWish: () => undefined, onCommands: commandBells.ring });
-  const reader = createJournalReader({ db, userVault, feeds });
   const detached: string[] = [];
   const ownerId = newUuid();
   await insertUser(db, { userId: ownerId, issuer: "test", subject: ownerId, email: undefined }, (tx) => vault.createUserKey(tx, ownerId));
 
-  const routes = createRunnerService({
-    db,
-    journal,
-    feeds,
-    commandBells,
-    hashToken,
-    userVault,
-    assigned: async () => false,
-    decide: () => ({ behavior: "ask" }),
-    memory: { read: readBank, apply: applyToBank },
-    snapshots: createSnapshotCalls({
+  /** The parts of one process. */
+  const serve = () => {
+    const feeds = createFeeds();
+    const commandStreams = createCommandStreams();
+    const journal = createJournal({
       db,
-      journal,
-      archives: noArchives,
-      maxBytes: 0,
-      kept: 1,
-      maxSessionMs: 86_400_000,
-      poke: () => undefined,
-      onError: (error) => {
-        throw error;
-      },
-    }),
-    onDetached: async (lease) => {
+      userVault,
+      feeds,
+      notify: () => undefined,
+      onWish: () => undefined,
+      handOver: commandStreams.handOver,
+    });
+    const reader = createJournalReader({ db, userVault, feeds });
+    const onDetached = async (lease: Lease) => {
       await journal.change(lease.sessionId, underLease(lease), () => undefined);
       detached.push(lease.sessionId);
-    },
-    staleMs: 45_000,
-    heartbeatMs: 10_000,
-    maxSessionMs: 86_400_000,
-    settled: () => Promise.resolve(),
-  });
-  /** What a runner with this bearer would call through. */
-  const clientWith = (bearer: () => string): Client<typeof RunnerService> =>
-    createClient(
-      RunnerService,
-      createRouterTransport((router) => router.service(RunnerService, routes), {
-        router: {
-          interceptors: [
-            createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }),
-            createValidateInterceptor(),
-          ],
-        },
-        transport: {
-          interceptors: [
-            (next) => (request) => {
-              if (bearer()) request.header.set("authorization", `Bearer ${bearer()}`);
-              return next(request);
-            },
-          ],
-        },
-      }),
-    );
+    };
+    const parts = { db, journal, feeds, commandStreams, hashToken, userVault, onDetached };
+    return { journal, feeds, reader, commandStreams, clientWith: runnerClients(parts) };
+  };
+  const { journal, feeds, reader, commandStreams, clientWith } = serve();
 
   return {
     ownerId,
+    userVault,
     journal,
     feeds,
     reader,
     detached,
+    commandStreams,
     clientWith,
+    /** Another process on the same database, which hears of nothing that this one does. */
+    otherServer: serve,
     async openSession(): Promise<string> {
       const id = newId("ses");
       const none = { ...plainSettings, name: "", profileId: "", settings: null, host: "test", initialPrompt: null };
@@ -130,7 +95,7 @@ export async function createJournalCore({ db }: TestDatabase) {
       const client = clientWith(() => lease);
       const { leaseToken, epoch, manifest } = await client.attach({ attachToken });
       lease = leaseToken;
-      return { client, sessionId, epoch, manifest };
+      return { client, sessionId, epoch, leaseToken, manifest };
     },
     answer: (sessionId: string, toolUseId: string, approved: boolean) =>
       journal.change(
@@ -150,6 +115,49 @@ export async function createJournalCore({ db }: TestDatabase) {
         (change) => acceptPrompt(change, text, ""),
       ),
   };
+}
+
+type RunnerParts = Pick<RunnerServiceDeps, "db" | "journal" | "feeds" | "commandStreams" | "hashToken" | "userVault" | "onDetached">;
+
+const nothingPutAway = () => {
+  throw new Error("nothing is put away here");
+};
+
+/** What a runner with this bearer would call through. */
+function runnerClients(parts: RunnerParts) {
+  const routes = createRunnerService({
+    ...parts,
+    assigned: async () => false,
+    decide: () => ({ behavior: "ask" }),
+    memory: { read: readBank, apply: applyToBank },
+    snapshots: {
+      putSnapshot: nothingPutAway,
+      abandonSnapshot: nothingPutAway,
+      getSnapshot: nothingPutAway,
+      reportRestore: nothingPutAway,
+    },
+    staleMs: 45_000,
+    heartbeatMs: 10_000,
+    maxSessionMs: 86_400_000,
+    settled: () => Promise.resolve(),
+  });
+  const findLease = (lease: Uint8Array) => findByLeaseHash(parts.db, lease);
+  const interceptors = [createLeaseInterceptor({ hashToken: parts.hashToken, findLease }), createValidateInterceptor()];
+  return (bearer: () => string): Client<typeof RunnerService> =>
+    createClient(
+      RunnerService,
+      createRouterTransport((router) => router.service(RunnerService, routes), {
+        router: { interceptors },
+        transport: {
+          interceptors: [
+            (next) => (request) => {
+              if (bearer()) request.header.set("authorization", `Bearer ${bearer()}`);
+              return next(request);
+            },
+          ],
+        },
+      }),
+    );
 }
 
 /** An event that a runner reports, told from others by its text. */
