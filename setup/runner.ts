@@ -40,10 +40,12 @@ const withoutToolServers: Plugin = {
   name: "without-tool-servers",
   setup({ onResolve, resolve }) {
     const resolving = {};
-    onResolve({ filter: /^(zod|ajv|ajv-formats|@modelcontextprotocol\/sdk)(\/|$)/ }, async ({ path, kind, importer, resolveDir, pluginData }) =>
-      pluginData === resolving
-        ? undefined
-        : { ...(await resolve(path, { kind, importer, resolveDir, pluginData: resolving })), sideEffects: false },
+    onResolve(
+      { filter: /^(zod|ajv|ajv-formats|@modelcontextprotocol\/sdk)(\/|$)/ },
+      async ({ path, kind, importer, resolveDir, pluginData }) =>
+        pluginData === resolving
+          ? undefined
+          : { ...(await resolve(path, { kind, importer, resolveDir, pluginData: resolving })), sideEffects: false },
     );
   },
 };
