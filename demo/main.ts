@@ -11,7 +11,6 @@ import { type Carrel, createCarrel } from "../sdk/node.ts";
 import { type App, createApp } from "../server/app.ts";
 import { ConfigError, readConfig } from "../server/config.ts";
 import { createLog } from "../server/log.ts";
-import { buildRunner } from "../setup/runner.ts";
 import { parseScript } from "./scripted-model/script.ts";
 import { createScriptedModel, type ScriptedModel } from "./scripted-model/server.ts";
 
@@ -56,7 +55,6 @@ async function startCarrel(model: ScriptedModel): Promise<App> {
     CARREL_ANTHROPIC_BASE_URL: model.url,
     CARREL_DEMO: "true",
   });
-  await buildRunner();
   return createApp(config, createLog(config.logLevel));
 }
 

@@ -5,7 +5,7 @@ import {
   query,
   type SDKMessage,
   type SDKUserMessage,
-} from "@anthropic-ai/claude-agent-sdk";
+} from "@anthropic-ai/claude-agent-sdk/core";
 import type { JsonObject } from "@bufbuild/protobuf";
 
 /** One tool call before it runs. `agentId` names the sub-agent that makes it. */

@@ -67,8 +67,6 @@ function leave(error: unknown): never {
   process.exit(error instanceof Fenced ? 0 : 1);
 }
 
-try {
-  process.exit(await run(JSON.parse(await text(process.stdin)) as Boot));
-} catch (error) {
-  leave(error);
-}
+text(process.stdin)
+  .then((orders) => run(JSON.parse(orders) as Boot))
+  .then(process.exit, leave);

@@ -1,4 +1,4 @@
-import type { McpServerConfig } from "@anthropic-ai/claude-agent-sdk";
+import type { McpServerConfig } from "@anthropic-ai/claude-agent-sdk/core";
 import type { Manifest } from "../gen/carrel/runner/v1/manifest_pb.ts";
 import { McpTransport } from "../gen/carrel/v1/mcp_server_pb.ts";
 

@@ -231,7 +231,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   return Object.freeze({
     ...rest,
     claudePath: claudePath as string,
-    runnerPath: fileURLToPath(new URL("../runner/dist/runner.mjs", import.meta.url)),
+    runnerPath: fileURLToPath(new URL("../runner/dist/runner.cjs", import.meta.url)),
     runtimeDirectory: values.runtimeDirectory ?? defaultRuntimeDirectory(values.dataDirectory),
     rootKeyFile: values.rootKeyFile ?? join(values.dataDirectory, "root.key"),
     tls: tlsKey && tlsCert ? { key: readFileSync(tlsKey, "utf8"), cert: readFileSync(tlsCert, "utf8") } : undefined,

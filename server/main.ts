@@ -1,4 +1,4 @@
-import { buildRunner } from "../setup/runner.ts";
+import { existsSync } from "node:fs";
 import { createApp } from "./app.ts";
 import { ConfigError, readConfig } from "./config.ts";
 import { DatabaseNotDurableError } from "./db/connect.ts";
@@ -25,7 +25,7 @@ const exitConfiguration = 78;
 async function main(): Promise<void> {
   const config = readConfig();
   const log = createLog(config.logLevel);
-  await buildRunner();
+  if (!existsSync(config.runnerPath)) throw new ConfigError([`there is no runner at ${config.runnerPath}: start with npm, which makes it`]);
   const app = await createApp(config, log);
   const token = await app.issuer.issueToken({ email: "you@localhost.localdomain", ttlMs: 12 * 3_600_000, operator: true });
   process.stdout.write(`Carrel is ready at ${app.url}\n`);

@@ -18,6 +18,9 @@ const NODE_INTEGRITY = {
   arm64: "sha512-FpJRPEz2OvvTLfjIOlNGFY9JLPMKgl5m+d4oGYBLg24kJ1mmvN1Zl/HPJgF4HDaJ51ISev1l1cRZ/DM+keXW5g==",
 };
 
+/** Where Node keeps what it made of the sources: from the second start on nothing has to be stripped of its types and compiled. */
+export const compileCache = { NODE_COMPILE_CACHE: path.join(toolchain, "compile-cache") };
+
 /** Something a person has to do; its message is shown without a stack. */
 export class SetupError extends Error {}
 
@@ -73,6 +76,13 @@ export async function ensurePackages(node) {
     writeFileSync(stamp, wanted);
     tell("packages are installed");
   });
+}
+
+/** Makes the one file that sandboxes are shown, every time: that takes less than finding out whether it is current. */
+export function ensureRunner(node) {
+  const env = { ...compileCache, ...process.env };
+  const { status, error, stderr } = spawnSync(node, [path.join(root, "setup", "runner.ts")], { env, encoding: "utf8" });
+  if (status !== 0) throw new SetupError(`the runner could not be bundled: ${error?.message ?? stderr}`);
 }
 
 /** No package's own scripts are run: what they would do and Carrel needs is done in after-install.ts. */

@@ -9,7 +9,7 @@
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import path from "node:path";
-import { ensureNode, ensurePackages, root, SetupError } from "./install.mjs";
+import { compileCache, ensureNode, ensurePackages, ensureRunner, root, SetupError } from "./install.mjs";
 import { ensureSandbox } from "./system.mjs";
 
 const STARTS_SANDBOXES = ["server/main.ts", "demo/main.ts", "setup/test.ts", "bench/main.ts"];
@@ -19,14 +19,19 @@ async function main() {
   if (entry === undefined) throw new SetupError("usage: node setup/run.mjs <entry.ts> [arguments…]");
   const node = await ensureNode();
   await ensurePackages(node);
-  if (STARTS_SANDBOXES.includes(entry)) ensureSandbox(root, process.env);
-  runProgram(node, path.resolve(root, entry), args);
+  if (STARTS_SANDBOXES.includes(entry)) {
+    ensureSandbox(root, process.env);
+    ensureRunner(node);
+  }
+  // For the server: much of what it makes for a call dies with the call, and the default would let 64 MB of that wait.
+  const flags = JSON.parse(readFileSync(path.join(root, "setup", "node-flags.json"), "utf8"))[entry] ?? [];
+  runProgram(node, [...flags, path.resolve(root, entry), ...args]);
 }
 
 /** Replaces this process as far as Node can: same streams, same signals, same end. */
-function runProgram(node, entry, args) {
-  const env = { ...process.env, PATH: `${path.dirname(node)}${path.delimiter}${process.env.PATH ?? ""}` };
-  const child = spawn(node, [entry, ...args], { stdio: "inherit", env });
+function runProgram(node, args) {
+  const env = { ...compileCache, ...process.env, PATH: `${path.dirname(node)}${path.delimiter}${process.env.PATH ?? ""}` };
+  const child = spawn(node, args, { stdio: "inherit", env });
   const handlers = ["SIGINT", "SIGTERM", "SIGHUP"].map((signal) => {
     const forward = () => {
       // Ctrl+C reaches every process of the terminal's foreground group by itself; a second one would mean "now!".

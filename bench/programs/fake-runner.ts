@@ -1,19 +1,19 @@
 // Stands in for the runner inside a sandbox: no agent, but the real channel. A prompt is an order to append.
 import { text } from "node:stream/consumers";
-import { openChannel } from "../../runner/channel.ts";
+import { type Channel, openChannel } from "../../runner/channel.ts";
 import type { PayloadKind } from "../../runner/translate.ts";
 import type { Appended, Order } from "../support/orders.ts";
 
-const boot = JSON.parse(await text(process.stdin)) as { attachToken: string; socket: string };
-const channel = await openChannel(boot.socket, boot.attachToken);
-
-await channel.follow(({ kind }) => {
-  if (kind.case === "prompt") void obey(JSON.parse(kind.value.text) as Order);
-  if (kind.case === "terminate") void channel.detach("asked to leave", 0).then(() => process.exit(0));
-});
+async function run(boot: { attachToken: string; socket: string }): Promise<void> {
+  const channel = await openChannel(boot.socket, boot.attachToken);
+  await channel.follow(({ kind }) => {
+    if (kind.case === "prompt") void obey(channel, JSON.parse(kind.value.text) as Order);
+    if (kind.case === "terminate") void channel.detach("asked to leave", 0).then(() => process.exit(0));
+  });
+}
 
 /** One batch is one call: the next is made when the last is committed. */
-async function obey({ batches, forMs, batchEvents, payloadBytes }: Order): Promise<void> {
+async function obey(channel: Channel, { batches, forMs, batchEvents, payloadBytes }: Order): Promise<void> {
   const event: PayloadKind = {
     case: "assistant",
     value: { blockId: "bench", messageId: "bench", content: { case: "text", value: "x".repeat(payloadBytes) } },
@@ -29,3 +29,5 @@ async function obey({ batches, forMs, batchEvents, payloadBytes }: Order): Promi
   const appended: Appended = { events, startedAt, endedAt: Date.now() };
   channel.append([{ case: "result", value: { success: true, summary: JSON.stringify(appended) } }]);
 }
+
+void text(process.stdin).then((orders) => run(JSON.parse(orders) as Parameters<typeof run>[0]));

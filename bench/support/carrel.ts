@@ -8,6 +8,7 @@ import pg from "pg";
 import { type Session, SessionStatus } from "../../gen/carrel/v1/session_pb.ts";
 import { type Carrel as Client, createCarrel } from "../../sdk/node.ts";
 import { readLocalIssuer } from "../../server/identity/local-issuer.ts";
+import nodeFlags from "../../setup/node-flags.json" with { type: "json" };
 import type { Lab } from "./lab.ts";
 import { findSandboxProcesses, type SandboxProcess } from "./memory.ts";
 import { startSessionTalker, terminate } from "./session-talker.ts";
@@ -108,7 +109,8 @@ function spawnServer(options: CarrelOptions & Place, databaseUrl: string): Child
   const { directory, runnerPath } = options;
   const log = openSync(join(directory, "server.log"), "a");
   const program = runnerPath === undefined ? ["server/main.ts"] : ["--expose-gc", "bench/programs/server.ts", runnerPath];
-  const child = spawn(process.execPath, program, {
+  const flags = nodeFlags["server/main.ts"];
+  const child = spawn(process.execPath, [...flags, ...program], {
     cwd: root,
     env: {
       PATH: process.env["PATH"] ?? "",
@@ -119,6 +121,8 @@ function spawnServer(options: CarrelOptions & Place, databaseUrl: string): Child
       CARREL_ANTHROPIC_BASE_URL: options.modelUrl,
       ...unlimited,
       CARREL_STANDBY_SANDBOXES: "0",
+      // As setup/run.mjs gives it to this process, and would to the server.
+      NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"] ?? "",
       DATABASE_URL: databaseUrl,
       ...options.environment,
     },

@@ -3,7 +3,6 @@ import { basename, join } from "node:path";
 import { readConfig } from "../../server/config.ts";
 import { startEmbeddedPostgres } from "../../server/db/embedded.ts";
 import { findProcesses, signalAll } from "../../server/db/embedded-process.ts";
-import { buildRunner } from "../../setup/runner.ts";
 import { makeTemporaryDirectory, removeDirectory } from "../../test/support/temporary.ts";
 import { type Carrel, type CarrelOptions, startCarrel } from "./carrel.ts";
 import { createStampingModel, type StampingModel } from "./model.ts";
@@ -34,7 +33,6 @@ export async function createLab(quick: boolean): Promise<Lab> {
   const directory = makeTemporaryDirectory("bench");
   closers.push(() => removeDirectory(directory));
   closers.push(() => removeDirectory(join("/dev/shm", basename(directory))));
-  await buildRunner();
   const database = await startPostgres(closers);
   const model = await createStampingModel();
   closers.push(model.close);

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { build } from "esbuild";
 import { SessionStatus } from "../../gen/carrel/v1/session_pb.ts";
+import { bundleForSandbox } from "../../setup/runner.ts";
 import type { Carrel } from "./carrel.ts";
 
 /** What the fake runner is told, as the text of a prompt. It stops at whichever bound comes first. */
@@ -13,19 +13,8 @@ export type Appended = { events: number; startedAt: number; endedAt: number };
 const patienceMs = 60_000;
 
 /** The fake runner as the one file that sandboxes are shown. */
-export async function buildFakeRunner(directory: string): Promise<string> {
-  const outfile = join(directory, "fake-runner.mjs");
-  await build({
-    entryPoints: [new URL("../programs/fake-runner.ts", import.meta.url).pathname],
-    outfile,
-    bundle: true,
-    platform: "node",
-    format: "esm",
-    target: "node24",
-    logLevel: "warning",
-    banner: { js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);" },
-  });
-  return outfile;
+export function buildFakeRunner(directory: string): Promise<string> {
+  return bundleForSandbox(new URL("../programs/fake-runner.ts", import.meta.url).pathname, join(directory, "fake-runner.cjs"));
 }
 
 /** A session whose runner waits for orders. */

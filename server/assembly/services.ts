@@ -14,6 +14,7 @@ import { createChannelService } from "../channel/service.ts";
 import type { Config } from "../config.ts";
 import { createCredentialService } from "../credentials/service.ts";
 import { hasCredential } from "../credentials/store.ts";
+import { directWriterKey } from "../http/direct-stream.ts";
 import { requireUser } from "../identity/authorize.ts";
 import { untilExpiry } from "../identity/expiry.ts";
 import type { UserDirectory } from "../identity/user-directory.ts";
@@ -137,6 +138,7 @@ function sessionServices(
       userVault,
       userOf: requireUser,
       streamSignal: (context) => untilExpiry(requireUser(context), context.signal),
+      directWriter: (context) => context.values.get(directWriterKey),
       showAliveOf: async (ownerId) => show(await listAliveOf(db, ownerId)),
       showOwned: async (ownerId, sessionIds) => show(await listOwned(db, ownerId, sessionIds)),
     }),

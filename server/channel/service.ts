@@ -1,4 +1,4 @@
-import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { create, type Message, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Kysely } from "kysely";
@@ -29,6 +29,8 @@ export type ChannelServiceDeps = {
   userOf(context: HandlerContext): User;
   /** Aborts with the call, and when the caller's token has been expired for a minute. */
   streamSignal(context: HandlerContext): AbortSignal;
+  /** A short way to the reader of the call, where it has one: resolves with what is left to be yielded. */
+  directWriter(context: HandlerContext): (<T extends Message>(messages: readonly T[]) => Promise<readonly T[]>) | undefined;
   showAliveOf(ownerId: string): Promise<Session[]>;
   showOwned(ownerId: string, sessionIds: readonly string[]): Promise<Session[]>;
 };
@@ -46,6 +48,7 @@ export function createChannelService(deps: ChannelServiceDeps): ServiceImpl<type
         afterSeq: request.afterSeq,
         includeDeltas: request.includeDeltas,
         signal: deps.streamSignal(context),
+        deliver: deps.directWriter(context),
       }),
     watchSessions: (_request, context) => watchSessions(deps, userOf(context).userId, deps.streamSignal(context)),
     async listEvents(request, context) {

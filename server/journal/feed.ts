@@ -10,7 +10,10 @@ const finishedBlocks = 64;
 
 /** One reader's view of a session's live feed. Holds a cursor's worth of state: nothing is queued but deltas. */
 export type Subscription = {
-  /** Events right after `cursor` that are in memory; undefined when some may be missing and the table must be read. */
+  /**
+   * Events right after `cursor` that are in memory; undefined when some may be missing and the table must be read. Readers at
+   * the same place are given the same array.
+   */
   after(cursor: number): readonly Event[] | undefined;
   takeDeltas(): Delta[];
   /** Resolves when something may be new, or after `milliseconds`. */
@@ -50,6 +53,8 @@ type Feed = {
   bytes: number;
   /** Number of the newest event seen here; 0 before the first. */
   newest: number;
+  /** What was last read of the ring: readers of one session are mostly at one place. */
+  run: { cursor: number; events: readonly Event[] } | undefined;
   finished: string[];
   readers: Set<Reader>;
 };
@@ -59,7 +64,7 @@ export function createFeeds(): Feeds {
   const feeds = new Map<string, Feed>();
   return {
     subscribe(sessionId) {
-      const feed = feeds.get(sessionId) ?? { ring: [], bytes: 0, newest: 0, finished: [], readers: new Set() };
+      const feed = feeds.get(sessionId) ?? { ring: [], bytes: 0, newest: 0, run: undefined, finished: [], readers: new Set() };
       feeds.set(sessionId, feed);
       const reader: Reader = { deltas: [], budget: deltaBudget, next: new Map(), rung: false, stale: false, resolve: undefined };
       feed.readers.add(reader);
@@ -96,7 +101,9 @@ function subscription(feed: Feed, reader: Reader, close: () => void): Subscripti
     after(cursor) {
       if (cursor >= feed.newest) return [];
       const first = feed.ring[0]?.event.seq ?? feed.newest + 1;
-      return cursor + 1 < first ? undefined : feed.ring.slice(cursor + 1 - first).map(({ event }) => event);
+      if (cursor + 1 < first) return undefined;
+      if (feed.run?.cursor !== cursor) feed.run = { cursor, events: feed.ring.slice(cursor + 1 - first).map(({ event }) => event) };
+      return feed.run.events;
     },
     takeDeltas() {
       const taken = reader.deltas;
@@ -142,6 +149,7 @@ function remember(feed: Feed, sized: Sized): void {
   if (event.seq <= feed.newest) return;
   if (event.seq !== feed.newest + 1) forget(feed, feed.ring.length);
   feed.newest = event.seq;
+  feed.run = undefined;
   feed.ring.push(sized);
   feed.bytes += sized.bytes;
   while (feed.ring.length > ringLength || feed.bytes > ringBytes) forget(feed, 1);

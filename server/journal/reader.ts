@@ -2,7 +2,7 @@ import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import type { Kysely } from "kysely";
 import { type WatchEventsResponse, WatchEventsResponseSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
-import type { Event } from "../../gen/carrel/v1/event_pb.ts";
+import type { Delta, Event } from "../../gen/carrel/v1/event_pb.ts";
 import type { Database } from "../db/database.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { UserVault } from "../vault/user-vault.ts";
@@ -14,7 +14,18 @@ import { findOwnedSession, listEventRows, type SessionRow } from "./store.ts";
 const pageRows = 200;
 const keepAliveMs = 10_000;
 
-export type WatchOptions = { ownerId: string; sessionId: string; afterSeq: number; includeDeltas: boolean; signal: AbortSignal };
+export type WatchOptions = {
+  ownerId: string;
+  sessionId: string;
+  afterSeq: number;
+  includeDeltas: boolean;
+  signal: AbortSignal;
+  /** A way to the reader that is shorter than being yielded. Resolves with what it left, from the first message it did not take on. */
+  deliver?: Deliver | undefined;
+};
+
+type Items = readonly WatchEventsResponse[];
+type Deliver = (items: Items) => Promise<Items> | Items;
 
 export type JournalReader = {
   /** The caller's session, or the one answer for "not yours" and "not there". */
@@ -38,17 +49,27 @@ export function createJournalReader(deps: JournalReaderDeps): JournalReader {
     const vault = await deps.userVault(row.owner_id);
     return rows.map((event) => openEvent(vault, event));
   };
-  // One object for all readers of an event, so that it is encoded once for all of them.
-  const shared = new WeakMap<Event, WatchEventsResponse>();
-  const itemOf = (event: Event): WatchEventsResponse => {
-    const made = shared.get(event) ?? item({ case: "event", value: event });
-    shared.set(event, made);
-    return made;
-  };
-  return { session, events, watch: (options) => watch(deps.feeds, { session, events, itemOf }, options) };
+  const itemsOf = createItems();
+  return { session, events, watch: (options) => watch(deps.feeds, { session, events, itemsOf }, options) };
 }
 
-type Source = Pick<JournalReader, "session" | "events"> & { itemOf(event: Event): WatchEventsResponse };
+type Source = Pick<JournalReader, "session" | "events"> & { itemsOf(found: readonly (Event | Delta)[]): Items };
+
+/** One object for all readers of an event, and one array for all of a run, so that they are encoded once for all of them. */
+function createItems(): Source["itemsOf"] {
+  const items = new WeakMap<Event | Delta, WatchEventsResponse>();
+  const runs = new WeakMap<readonly (Event | Delta)[], Items>();
+  return (found) =>
+    remembered(runs, found, () =>
+      found.map((one) => remembered(items, one, () => item("seq" in one ? { case: "event", value: one } : { case: "delta", value: one }))),
+    );
+}
+
+function remembered<K extends object, V>(known: WeakMap<K, V>, key: K, make: () => V): V {
+  const value = known.get(key) ?? make();
+  known.set(key, value);
+  return value;
+}
 
 async function* watch(feeds: Feeds, source: Source, options: WatchOptions): AsyncGenerator<WatchEventsResponse> {
   // Subscribed before the watermark is read: what commits in between is in the ring or rings the bell.
@@ -70,7 +91,7 @@ async function* follow(
   subscription: Subscription,
   source: Source,
   session: SessionRow,
-  { afterSeq, includeDeltas, signal }: WatchOptions,
+  { afterSeq, includeDeltas, signal, deliver = (items) => items }: WatchOptions,
 ): AsyncGenerator<WatchEventsResponse> {
   const watermark = session.last_seq;
   let cursor = afterSeq;
@@ -86,18 +107,19 @@ async function* follow(
     }
     const live = subscription.after(cursor);
     behind ||= live === undefined;
-    const events = live?.length ? live : behind ? await source.events(session, cursor, pageRows) : [];
-    for (const event of events) {
-      cursor = event.seq;
-      yield source.itemOf(event);
-      if (!synced && cursor >= watermark) break;
-      if (event.payload?.kind.case === "sessionEnd") return;
+    const found = live?.length ? live : behind ? await source.events(session, cursor, pageRows) : [];
+    const events = dueOf(found, synced ? Number.POSITIVE_INFINITY : watermark);
+    const last = events.at(-1);
+    if (last) {
+      yield* send(source.itemsOf(events), deliver);
+      cursor = last.seq;
+      if (synced && isEnd(last)) return;
+      continue;
     }
-    if (events.length > 0) continue;
     if (ended) return;
     behind = false;
     const deltas = subscription.takeDeltas();
-    if (includeDeltas) for (const delta of deltas) yield item({ case: "delta", value: delta });
+    if (includeDeltas) yield* send(source.itemsOf(deltas), deliver);
     if (deltas.length > 0) continue;
     if ((await subscription.wait(keepAliveMs)) === "timeout") {
       behind = true;
@@ -105,6 +127,24 @@ async function* follow(
       ended = (await source.session(session.owner_id, session.id)).state === "ended";
       yield item({ case: "keepAlive", value: {} });
     } else behind = subscription.takeStale();
+  }
+}
+
+/** The part of a run that comes before the reader is told that it is synced, and nothing after the end of the session. */
+function dueOf(events: readonly Event[], watermark: number): readonly Event[] {
+  const last = events.findIndex((event) => event.seq >= watermark || isEnd(event));
+  return last < 0 || last === events.length - 1 ? events : events.slice(0, last + 1);
+}
+
+function isEnd(event: Event): boolean {
+  return event.payload?.kind.case === "sessionEnd";
+}
+
+/** Yields what the shorter way does not take. */
+async function* send(items: Items, deliver: Deliver): AsyncGenerator<WatchEventsResponse> {
+  for (let left = items; left.length > 0; left = left.slice(1)) {
+    left = await deliver(left);
+    if (left[0]) yield left[0];
   }
 }
 

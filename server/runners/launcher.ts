@@ -61,9 +61,13 @@ export const inside = {
   home: "/home/agent",
   channel: "/run/carrel/channel",
   node: "/opt/carrel/node",
-  runner: "/opt/carrel/runner.mjs",
+  runner: "/opt/carrel/runner.cjs",
   claude: "/opt/carrel/claude",
 } as const;
+
+/** Each session keeps a runner in memory, most of the time idle: room for little garbage, and one pool of memory for all its threads. */
+const runnerFlags = ["--max-semi-space-size=1"];
+const runnerEnvironment = { MALLOC_ARENA_MAX: "1" };
 
 export const socketName = "carrel.sock";
 
@@ -84,9 +88,9 @@ export function createLauncher(options: LauncherOptions): Launcher {
       return driver.start({
         id: `${box.replace("_", "-")}-${run}`,
         labels: { installation: options.installation, box, run: String(run) },
-        command: [inside.node, inside.runner],
+        command: [inside.node, ...runnerFlags, inside.runner],
         cwd: inside.workspace,
-        environment: { HOME: inside.home, PATH: "/usr/local/bin:/usr/bin:/bin", LANG: "C.UTF-8", TERM: "dumb" },
+        environment: { HOME: inside.home, PATH: "/usr/local/bin:/usr/bin:/bin", LANG: "C.UTF-8", TERM: "dumb", ...runnerEnvironment },
         readOnly: readOnlyMounts(options.programs, join(runtime(box), "channel")),
         writable,
         stdin: new TextEncoder().encode(

@@ -157,7 +157,7 @@ test("from inside, no process, file, descriptor or memory shows a secret or anyt
     paths: hostPaths,
     writes: [
       "/etc/passwd",
-      "/opt/carrel/runner.mjs",
+      "/opt/carrel/runner.cjs",
       "/opt/carrel/claude",
       "/run/carrel/channel/other.sock",
       "/usr/bin/x",

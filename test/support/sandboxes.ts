@@ -17,13 +17,13 @@ export async function processesOf(installation: Installation, sessionId: string)
   return row.handle?.init ? descendants(row.handle.init.pid) : [];
 }
 
-/** The process of a session's sandbox that runs this program: `runner.mjs`, `claude`. */
+/** The process of a session's sandbox that runs this program: `runner.cjs`, `claude`. */
 export async function processOf(installation: Installation, sessionId: string, program: "runner" | "claude"): Promise<number> {
-  const argument = program === "runner" ? "/opt/carrel/runner.mjs" : "/opt/carrel/claude";
-  const place = program === "runner" ? 1 : 0;
+  const isIt = (words: readonly string[]): boolean =>
+    program === "claude" ? words[0] === "/opt/carrel/claude" : words[0] === "/opt/carrel/node" && words.includes("/opt/carrel/runner.cjs");
   // A runner may have attached a moment before its sandbox is written down.
   for (let tries = 0; tries < 40; tries += 1) {
-    const found = (await processesOf(installation, sessionId)).find(({ command }) => command.split("\0")[place] === argument);
+    const found = (await processesOf(installation, sessionId)).find(({ command }) => isIt(command.split("\0")));
     if (found) return found.pid;
     await sleep(50);
   }

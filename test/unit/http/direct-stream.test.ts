@@ -1,9 +1,9 @@
 import { PassThrough } from "node:stream";
 import { create, fromBinary, fromJsonString } from "@bufbuild/protobuf";
-import { createContextValues, type StreamRequest, type StreamResponse } from "@connectrpc/connect";
+import { createContextValues, type Interceptor, type StreamRequest, type StreamResponse } from "@connectrpc/connect";
 import { expect, test } from "vitest";
 import { ChannelService, type WatchEventsResponse, WatchEventsResponseSchema } from "../../../gen/carrel/v1/channel_service_pb.ts";
-import { createDirectStreams, envelopedResponseKey } from "../../../server/http/direct-stream.ts";
+import { createDirectStreams, type DirectWriter, directWriterKey, envelopedResponseKey } from "../../../server/http/direct-stream.ts";
 import type { HttpResponse } from "../../../server/http/message.ts";
 
 function eventOf(seq: number, text = "hello"): WatchEventsResponse {
@@ -17,36 +17,19 @@ function readerOf(room = 1 << 20, headersSent = true) {
   return Object.assign(new PassThrough({ highWaterMark: room }), { headersSent });
 }
 
-/** What is left for the library to write, and how many messages were asked for. */
-async function serve(
+/** The writer that a call with this reader is given. */
+async function writerFor(
+  streams: Interceptor,
   reader: ReturnType<typeof readerOf>,
-  messages: readonly WatchEventsResponse[],
   contentType = "application/connect+proto",
-) {
-  const asked = { count: 0 };
-  async function* source(): AsyncGenerator<WatchEventsResponse> {
-    for (const message of messages) {
-      asked.count += 1;
-      yield message;
-    }
-  }
+): Promise<DirectWriter> {
   const contextValues = createContextValues().set(envelopedResponseKey, reader as unknown as HttpResponse);
-  const request = {
-    stream: true,
-    method: ChannelService.method.watchEvents,
-    header: new Headers({ "content-type": contentType }),
-    contextValues,
-  } as unknown as StreamRequest;
-  const answer = (await createDirectStreams()(() => Promise.resolve({ stream: true, message: source() } as unknown as StreamResponse))(
-    request,
-  )) as StreamResponse;
-  return { asked, left: collect(answer.message as AsyncIterable<WatchEventsResponse>) };
-}
-
-async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
-  const all: T[] = [];
-  for await (const item of items) all.push(item);
-  return all;
+  const method = ChannelService.method.watchEvents;
+  const request = { stream: true, method, header: new Headers({ "content-type": contentType }), contextValues };
+  await streams(() => Promise.resolve({} as StreamResponse))(request as unknown as StreamRequest);
+  const writer = contextValues.get(directWriterKey);
+  if (!writer) throw new Error("the call was given no writer");
+  return writer;
 }
 
 function envelopesIn(bytes: Buffer): Buffer[] {
@@ -66,29 +49,55 @@ test("messages are written in order, in the form that the reader asked for", asy
   ];
   for (const [contentType, read] of forms) {
     const reader = readerOf();
-    expect(await (await serve(reader, messages, contentType)).left).toEqual([]);
+    const write = await writerFor(createDirectStreams(), reader, contentType);
+    expect(await write(messages)).toEqual([]);
     expect(envelopesIn(reader.read() as Buffer).map(read)).toEqual(messages);
   }
 });
 
-test("the first message and large ones are left to the library", async () => {
-  const large = eventOf(1, "x".repeat(2_000));
-  expect(await (await serve(readerOf(), [large, eventOf(2)])).left).toEqual([large]);
-  expect(await (await serve(readerOf(1 << 20, false), [eventOf(1)])).left).toEqual([eventOf(1)]);
+test("readers who are given one array are written the same bytes, whole", async () => {
+  const streams = createDirectStreams();
+  const readers = [readerOf(), readerOf()];
+  const messages = [1, 2, 3].map((seq) => eventOf(seq));
+  const written: Buffer[][] = [[], []];
+  for (const [index, reader] of readers.entries()) {
+    reader.on("data", (piece: Buffer) => written[index]?.push(piece));
+    await (await writerFor(streams, reader))(messages);
+  }
+  await new Promise(setImmediate);
+  expect(written.map((pieces) => pieces.length)).toEqual([1, 1]);
+  expect(written[0]?.[0]?.buffer).toBe(written[1]?.[0]?.buffer);
+  expect(envelopesIn(written[0]![0]!)).toHaveLength(3);
 });
 
-test("no more is asked for while the reader has no room, and nothing once it is gone", async () => {
+test("large messages, and all before the head is sent, are left to the library", async () => {
+  const streams = createDirectStreams();
+  const [small, large, after] = [eventOf(1), eventOf(2, "x".repeat(2_000)), eventOf(3)];
+  const reader = readerOf();
+  expect(await (await writerFor(streams, reader))([small, large, after])).toEqual([large, after]);
+  expect(envelopesIn(reader.read() as Buffer)).toHaveLength(1);
+  expect(await (await writerFor(streams, readerOf(1 << 20, false)))([small, after])).toEqual([small, after]);
+});
+
+test("a slow reader is handed one piece at a time, and nothing once it is gone", async () => {
   const reader = readerOf(16);
-  const { asked, left } = await serve(
-    reader,
-    [1, 2, 3, 4].map((seq) => eventOf(seq)),
-  );
-  await new Promise(setImmediate);
-  expect(asked.count).toBe(1);
-  reader.read();
-  await new Promise(setImmediate);
-  expect(asked.count).toBe(2);
+  const many = Array.from({ length: 300 }, (_, index) => eventOf(index + 1, "x".repeat(900)));
+  let done = false;
+  const writing = (await writerFor(createDirectStreams(), reader))(many).finally(() => (done = true));
+  const sizes: number[] = [];
+  for (let piece = 0; piece < 3; piece += 1) {
+    await new Promise(setImmediate);
+    expect(done).toBe(false);
+    sizes.push(envelopesIn(reader.read() as Buffer).length);
+  }
+  expect(sizes.every((size) => size > 50 && size < 75)).toBe(true);
   reader.destroy();
-  expect(await left).toEqual([]);
-  expect(asked.count).toBe(3);
+  expect(await writing).toEqual([]);
+});
+
+test("only streams of a server whose messages have envelopes are given a writer", async () => {
+  const contextValues = createContextValues();
+  const request = { method: ChannelService.method.watchEvents, header: new Headers(), contextValues } as unknown as StreamRequest;
+  await createDirectStreams()(() => Promise.resolve({} as StreamResponse))(request);
+  expect(contextValues.get(directWriterKey)).toBeUndefined();
 });

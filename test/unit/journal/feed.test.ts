@@ -36,6 +36,17 @@ describe("recent events", () => {
     expect([reader.after(3), reader.after(0)]).toEqual([undefined, undefined]);
   });
 
+  test("are one array for all readers at one place, until more comes", () => {
+    const feeds = createFeeds();
+    const [one, other] = [feeds.subscribe(session), feeds.subscribe(session)];
+    feeds.publish(session, [event(1), event(2)]);
+    const run = one.after(0);
+    expect(other.after(0)).toBe(run);
+    expect(seqs(other.after(1))).toEqual([2]);
+    feeds.publish(session, [event(3)]);
+    expect([seqs(run), seqs(one.after(0)), seqs(one.after(2))]).toEqual([[1, 2], [1, 2, 3], [3]]);
+  });
+
   test("begin anew after a hole that another process left, and what comes late or twice is left out", () => {
     const feeds = createFeeds();
     const reader = feeds.subscribe(session);

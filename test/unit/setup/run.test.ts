@@ -13,10 +13,11 @@ const at = (...names: string[]): string => path.join(checkout, ...names);
 beforeEach(() => {
   checkout = makeTemporaryDirectory("setup");
   for (const directory of ["setup", "bin", "server"]) mkdirSync(at(directory));
-  for (const file of ["run.mjs", "install.mjs", "lock.mjs", "system.mjs"]) copyFileSync(path.resolve("setup", file), at("setup", file));
+  for (const file of ["run.mjs", "install.mjs", "lock.mjs", "system.mjs", "node-flags.json"])
+    copyFileSync(path.resolve("setup", file), at("setup", file));
   writeFileSync(at("package.json"), JSON.stringify({ type: "module" }));
   writeFileSync(at("package-lock.json"), "{}");
-  writeFileSync(at("setup", "after-install.ts"), "");
+  for (const step of ["after-install.ts", "runner.ts"]) writeFileSync(at("setup", step), "");
   writeFileSync(at("program.ts"), "process.stdout.write(JSON.stringify(process.argv.slice(2)));\nprocess.exitCode = 7;\n");
   provideNpm("mkdir -p node_modules && /bin/sleep 0.3");
 });
@@ -103,5 +104,20 @@ describe("node setup/run.mjs", () => {
     expect(server.code).toBe(7);
     expect(server.stderr).toContain("sessions need bubblewrap, which is not installed; install the package bubblewrap");
     expect((await run("program.ts")).stderr).not.toContain("bubblewrap");
+  });
+
+  it("makes the runner first for programs that start sandboxes, and runs nothing when that fails", async () => {
+    writeFileSync(at("server", "main.ts"), 'process.stdout.write("up");\n');
+    writeFileSync(at("setup", "runner.ts"), 'throw new Error("no such module");\n');
+    const failed = await run("server/main.ts");
+    expect(failed).toMatchObject({ stdout: "", code: 1 });
+    expect(failed.stderr).toContain("the runner could not be bundled");
+    expect(failed.stderr).toContain("no such module");
+    expect(await run("program.ts")).toMatchObject({ code: 7 });
+  });
+
+  it("gives every program a place to keep its compiled sources, unless it has one", async () => {
+    writeFileSync(at("program.ts"), "process.stdout.write(String(process.env.NODE_COMPILE_CACHE));\n");
+    expect((await run("program.ts")).stdout).toBe(at(".toolchain", "compile-cache"));
   });
 });
