@@ -11,7 +11,7 @@ async function run(boot: Boot): Promise<number> {
   const forward = await forwardLoopback(boot.socket);
   // The agent starts while the runner attaches, which may take until somebody wants this sandbox.
   const driver = createDriver(boot, new URL(forward.url), process.env);
-  const channel = await openChannel(boot.socket, boot.attachToken);
+  const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
   const memory = await openMemory(join(boot.cwd, ".memory"), channel);
   await driver.serve(channel);
   channel.follow(driver.onCommand).catch((error: unknown) => leave(error));

@@ -4,8 +4,8 @@ import { openChannel } from "../../runner/channel.ts";
 import type { PayloadKind } from "../../runner/translate.ts";
 import type { Appended, Order } from "../support/orders.ts";
 
-const boot = JSON.parse(await text(process.stdin)) as { attachToken: string; socket: string };
-const channel = await openChannel(boot.socket, boot.attachToken);
+const boot = JSON.parse(await text(process.stdin)) as { attachToken: string; socket: string; spool: string };
+const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
 
 await channel.follow(({ kind }) => {
   if (kind.case === "prompt") void obey(JSON.parse(kind.value.text) as Order);

@@ -15,7 +15,7 @@ export type LauncherOptions = {
   installation: string;
   /** Survives a reboot: workspaces. */
   dataDirectory: string;
-  /** Memory-backed: sockets, logs, and the agent's own record of the conversation, which must never reach a disk in clear. */
+  /** Memory-backed: sockets, logs, spools, and the agent's own record of the conversation, which must never reach a disk in clear. */
   runtimeDirectory: string;
   programs: SandboxPrograms;
   limits: SandboxLimits;
@@ -51,6 +51,8 @@ export type Launcher = {
   /** Sandboxes of this installation that are alive. */
   list(): Promise<{ box: string; run: number; handle: SandboxHandle }[]>;
   logPath(box: string): string;
+  /** What the last runner of a box reported and nobody acknowledged. */
+  spoolPath(box: string): string;
 };
 
 /** Where things are inside every sandbox. */
@@ -58,12 +60,14 @@ export const inside = {
   workspace: "/workspace",
   home: "/home/agent",
   channel: "/run/carrel/channel",
+  spool: "/run/carrel/spool",
   node: "/opt/carrel/node",
   runner: "/opt/carrel/runner.mjs",
   claude: "/opt/carrel/claude",
 } as const;
 
 export const socketName = "carrel.sock";
+const spoolName = "events";
 
 export function createLauncher(options: LauncherOptions): Launcher {
   const { driver, listener } = options;
@@ -73,10 +77,13 @@ export function createLauncher(options: LauncherOptions): Launcher {
 
   return {
     logPath: (box) => join(runtime(box), "sandbox.log"),
+    spoolPath: (box) => join(runtime(box), "spool", spoolName),
     adopt: listen,
     async launch(box, run, boot) {
       const writable = writableMounts(runtime(box), lasting(box));
       await mkdir(join(runtime(box), "channel"), { recursive: true, mode: 0o755 });
+      // Of a runner that is gone and has been heard; the agent of that time could write there too.
+      await removeTree(join(runtime(box), "spool"));
       for (const mount of writable) await mkdir(mount.source, { recursive: true, mode: 0o700 });
       await listen(box);
       return driver.start({
@@ -88,7 +95,13 @@ export function createLauncher(options: LauncherOptions): Launcher {
         readOnly: readOnlyMounts(options.programs, join(runtime(box), "channel")),
         writable,
         stdin: new TextEncoder().encode(
-          JSON.stringify({ ...boot, socket: join(inside.channel, socketName), cwd: inside.workspace, claude: inside.claude }),
+          JSON.stringify({
+            ...boot,
+            socket: join(inside.channel, socketName),
+            spool: join(inside.spool, spoolName),
+            cwd: inside.workspace,
+            claude: inside.claude,
+          }),
         ),
         logPath: join(runtime(box), "sandbox.log"),
         limits: options.limits,
@@ -145,6 +158,7 @@ function writableMounts(runtime: string, lasting: string) {
   return [
     { source: join(lasting, "workspace"), target: inside.workspace },
     { source: join(runtime, "home"), target: inside.home },
+    { source: join(runtime, "spool"), target: inside.spool },
   ];
 }
 
