@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { App } from "../../server/app.ts";
 import { createInstallation, type Installation, plantedKey, startApp } from "../support/carrel.ts";
 import { clientsWith, openSession, type Person, signUp } from "../support/person.ts";
-import { destroySandboxes, placesOf, processOf } from "../support/sandboxes.ts";
+import { destroySandboxes, placesOf, processOf, rootOf } from "../support/sandboxes.ts";
 import { unlimited } from "../support/unlimited.ts";
 import { ofKind, type Watcher, watch } from "../support/watcher.ts";
 
@@ -75,8 +75,8 @@ async function runScript<T>(name: string, options: object): Promise<T> {
   await run(
     `echo ${source} | base64 -d > /tmp/${name}.mjs; /opt/carrel/node /tmp/${name}.mjs ${given} > ${name}.json 2> ${name}.err; rm /tmp/${name}.mjs`,
   );
-  const box = await boxOf(session);
-  const answer = (file: string) => readFileSync(join(placesOf(installation).data, "sandboxes", box, "workspace", file), "utf8");
+  const workspace = join(await rootOf(installation, session), "workspace");
+  const answer = (file: string) => readFileSync(join(workspace, file), "utf8");
   const text = answer(`${name}.json`);
   if (!text) throw new Error(`the script did not end: ${answer(`${name}.err`)}`);
   return JSON.parse(text) as T;
