@@ -1,6 +1,6 @@
 import net from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import type { Command } from "../gen/carrel/runner/v1/command_pb.ts";
@@ -10,16 +10,16 @@ import {
   type AttachResponse,
   type PushDeltasRequest,
   PushDeltasRequestSchema,
-  type RunnerEventSchema,
+  type RunnerEvent,
+  RunnerEventSchema,
   RunnerService,
 } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { withinLimit } from "./limit.ts";
 import { createSnapshotCalls, type SnapshotCalls } from "./snapshots.ts";
+import { openSpool, type Spool } from "./spool.ts";
 import type { DeltaInit, PayloadKind } from "./translate.ts";
-
-type RunnerEventInit = MessageInitShape<typeof RunnerEventSchema>;
 
 /** The one way out of the sandbox. Every call is repeated until the control plane answers; it may be restarting. */
 export type Channel = {
@@ -48,7 +48,7 @@ const batchBytes = 256 * 1024;
 /** What may wait for a control plane that is away. Past it the runner gives up rather than forget. */
 const mostWaitingBytes = 64 * 1024 * 1024;
 
-export async function openChannel(socketPath: string, attachToken: string): Promise<Channel> {
+export async function openChannel(socketPath: string, attachToken: string, spoolPath: string): Promise<Channel> {
   const transport = createConnectTransport({
     baseUrl: "http://carrel.internal",
     httpVersion: "2",
@@ -68,7 +68,8 @@ export async function openChannel(socketPath: string, attachToken: string): Prom
   leaseToken = attached.leaseToken;
   const lease = { sessionId: attached.sessionId, epoch: attached.epoch };
   let handledCommand = 0;
-  const log = createAppender(client, lease, attached.manifest?.heartbeatMs ?? 10_000, () => handledCommand);
+  const spool = openSpool(spoolPath, attached.epoch, ({ message, cause }) => process.stderr.write(`runner: ${message}: ${cause}\n`));
+  const log = createAppender(client, lease, spool, attached.manifest?.heartbeatMs ?? 10_000, () => handledCommand);
   const deltas = inOrder(log, createDeltaPipe(client, lease));
 
   return {
@@ -100,8 +101,14 @@ export async function openChannel(socketPath: string, attachToken: string): Prom
 
 export type Lease = { sessionId: string; epoch: number };
 
-function createAppender(client: Client<typeof RunnerService>, lease: Lease, heartbeatMs: number, ackedCommandId: () => number) {
-  const waiting: { event: RunnerEventInit; bytes: number }[] = [];
+function createAppender(
+  client: Client<typeof RunnerService>,
+  lease: Lease,
+  spool: Spool,
+  heartbeatMs: number,
+  ackedCommandId: () => number,
+) {
+  const waiting: { event: RunnerEvent; bytes: number }[] = [];
   let waitingBytes = 0;
   let committed = 0;
   let sending: Promise<void> | undefined;
@@ -114,7 +121,9 @@ function createAppender(client: Client<typeof RunnerService>, lease: Lease, hear
       const answer = await persistently(() =>
         client.appendEvents({ ...lease, firstRunnerSeq: committed + 1, events, ackedCommandId: ackedCommandId() }),
       );
-      for (const { bytes } of waiting.splice(0, Math.max(0, answer.lastRunnerSeq - committed))) waitingBytes -= bytes;
+      const taken = waiting.splice(0, Math.max(0, answer.lastRunnerSeq - committed));
+      for (const { bytes } of taken) waitingBytes -= bytes;
+      spool.acknowledge(taken.length);
       committed = Math.max(committed, answer.lastRunnerSeq);
       lastSent = performance.now();
     } while (waiting.length > 0);
@@ -137,12 +146,16 @@ function createAppender(client: Client<typeof RunnerService>, lease: Lease, hear
 
   return {
     append(kinds: readonly PayloadKind[]): void {
-      for (const kind of kinds) {
+      const encoded = kinds.map((kind) => {
         const payload = withinLimit(create(EventPayloadSchema, { kind }));
-        const bytes = toBinary(EventPayloadSchema, payload).length;
-        waiting.push({ event: { createdAtMs: Date.now(), payload }, bytes });
-        waitingBytes += bytes;
-      }
+        const event = create(RunnerEventSchema, { createdAtMs: Date.now(), payload });
+        const bytes = toBinary(RunnerEventSchema, event);
+        waiting.push({ event, bytes: bytes.length });
+        waitingBytes += bytes.length;
+        return bytes;
+      });
+      // Before they are sent: whatever happens to this process now, they are told once.
+      spool.append(encoded);
       if (waitingBytes > mostWaitingBytes) throw new Error("the control plane has been away for too long: too many events wait");
       if (kinds.length > 0) pump();
     },
@@ -155,7 +168,7 @@ function createAppender(client: Client<typeof RunnerService>, lease: Lease, hear
   };
 }
 
-function nextBatch(waiting: readonly { event: RunnerEventInit; bytes: number }[]): RunnerEventInit[] {
+function nextBatch(waiting: readonly { event: RunnerEvent; bytes: number }[]): RunnerEvent[] {
   let bytes = 0;
   const end = waiting.findIndex(
     (item, index) => index > 0 && (index >= batchEvents || (bytes += item.bytes) + waiting[0]!.bytes > batchBytes),

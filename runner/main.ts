@@ -16,7 +16,7 @@ async function run(boot: Boot): Promise<number> {
   const driver = createDriver(boot, new URL(forward.url), process.env, (generation, signal) =>
     putAway(channel, memory, roots, generation, signal),
   );
-  const channel = await openChannel(boot.socket, boot.attachToken);
+  const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
   const restore = channel.attached.manifest?.restore;
   if (restore) await restored(channel, driver, roots, restore.generation);
   const memory = await openMemory(join(boot.cwd, ".memory"), channel);

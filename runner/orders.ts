@@ -7,6 +7,8 @@ export type Boot = {
   attachToken: string;
   phantomToken: string;
   socket: string;
+  /** File that keeps what is not acknowledged. */
+  spool: string;
   claude: string;
   cwd: string;
   resume: string;

@@ -25,6 +25,7 @@ export type Config = Readonly<{
   allowedEmailDomains: readonly string[];
   sandbox: SandboxChoice;
   sandboxLimits: { memoryBytes: number; cpus: number; processes: number };
+  sandboxSpace: { workspaceBytes: number; homeBytes: number };
   standbySandboxes: number;
   claudePath: string;
   runnerPath: string;
@@ -100,6 +101,18 @@ export const settings = {
   memoryBytes: setting("CARREL_SANDBOX_MEMORY_BYTES", "2147483648", "memory of one sandbox", integer(64 * 1024 * 1024, 2 ** 46)),
   cpus: setting("CARREL_SANDBOX_CPUS", "1", "processor cores of one sandbox", number(0.1, 1024)),
   processes: setting("CARREL_SANDBOX_PROCESSES", "512", "processes and threads of one sandbox", integer(32, 1_000_000)),
+  workspaceBytes: setting(
+    "CARREL_LIMIT_WORKSPACE_BYTES",
+    "10737418240",
+    "disk space of a new session's workspace, and the largest file in its sandbox",
+    integer(64 * 1024 * 1024, 2 ** 44),
+  ),
+  homeBytes: setting(
+    "CARREL_LIMIT_HOME_BYTES",
+    "2147483648",
+    "space of a new session's home, which is memory",
+    integer(64 * 1024 * 1024, 2 ** 44),
+  ),
   standbySandboxes: setting(
     "CARREL_STANDBY_SANDBOXES",
     "1",
@@ -219,6 +232,8 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     memoryBytes,
     cpus,
     processes,
+    workspaceBytes,
+    homeBytes,
     concurrentSessions,
     profiles,
     messageBytes,
@@ -236,6 +251,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     rootKeyFile: values.rootKeyFile ?? join(values.dataDirectory, "root.key"),
     tls: tlsKey && tlsCert ? { key: readFileSync(tlsKey, "utf8"), cert: readFileSync(tlsCert, "utf8") } : undefined,
     sandboxLimits: { memoryBytes, cpus, processes },
+    sandboxSpace: { workspaceBytes, homeBytes },
     limits: { concurrentSessions, profiles, messageBytes, socketMessagesPerSecond, perMinute: { registrations, sessionCreates, prompts } },
   });
 }

@@ -4,8 +4,8 @@ import { type Channel, openChannel } from "../../runner/channel.ts";
 import type { PayloadKind } from "../../runner/translate.ts";
 import type { Appended, Order } from "../support/orders.ts";
 
-async function run(boot: { attachToken: string; socket: string }): Promise<void> {
-  const channel = await openChannel(boot.socket, boot.attachToken);
+async function run(boot: { attachToken: string; socket: string; spool: string }): Promise<void> {
+  const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
   await channel.follow(({ kind }) => {
     if (kind.case === "prompt") void obey(channel, JSON.parse(kind.value.text) as Order);
     if (kind.case === "terminate") void channel.detach("asked to leave", 0).then(() => process.exit(0));

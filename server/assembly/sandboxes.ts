@@ -17,13 +17,14 @@ import { createUnavailableInterceptor } from "../db/unavailable-interceptor.ts";
 import { peekProtocol } from "../http/preface.ts";
 import type { Log } from "../log.ts";
 import { applyToBank, readBank } from "../memory/sessions.ts";
-import { createLauncher } from "../runners/launcher.ts";
+import { createLauncher, type Launcher } from "../runners/launcher.ts";
 import { createLeaseInterceptor } from "../runners/leases.ts";
 import { createRunnerListener } from "../runners/listener.ts";
 import { createReconciler, type Reconciler } from "../runners/reconciler.ts";
 import { createRunnerServer, type RunnerServer } from "../runners/server.ts";
 import { createRunnerService } from "../runners/service.ts";
 import { createSnapshotCalls } from "../runners/snapshots.ts";
+import { createSpaceWatch } from "../runners/space.ts";
 import { createStandby, type Standby } from "../runners/standby.ts";
 import { findByLeaseHash } from "../runners/store.ts";
 import { selectDriver } from "../sandbox/select.ts";
@@ -53,6 +54,7 @@ export async function openSandboxes(surroundings: Surroundings) {
     runtimeDirectory: config.runtimeDirectory,
     programs: { node: process.execPath, runner: config.runnerPath, claude: config.claudePath },
     limits: config.sandboxLimits,
+    space: config.sandboxSpace,
   });
   late.standby = createStandby({ launcher, log, size: config.standbySandboxes });
   closers.push(late.standby.close);
@@ -69,8 +71,20 @@ export async function openSandboxes(surroundings: Surroundings) {
   });
   closers.push(late.reconciler.stop);
   surroundings.core.carryOut(late.reconciler.poke);
-  const gaps = ["disk space is not limited", driver.enforced.reason].filter((gap) => gap !== undefined).join("; ");
-  return { reconciler: late.reconciler, gaps };
+  if (!driver.enforced.disk) closers.push(createSpaceWatchOver(surroundings, late.reconciler, launcher).close);
+  return { reconciler: late.reconciler, gaps: driver.enforced.reason ?? "" };
+}
+
+function createSpaceWatchOver({ storage, core, log }: Surroundings, reconciler: Reconciler, launcher: Launcher) {
+  return createSpaceWatch({
+    db: storage.db,
+    journal: core.journal,
+    log,
+    host: storage.installation,
+    directoriesOf: launcher.directoriesOf,
+    poke: reconciler.poke,
+    intervalMs: 30_000,
+  });
 }
 
 function reconcilerSettings(config: Config) {

@@ -15,11 +15,18 @@ export type LauncherOptions = {
   installation: string;
   /** Survives a reboot: workspaces. */
   dataDirectory: string;
-  /** Memory-backed: sockets, logs, and the agent's own record of the conversation, which must never reach a disk in clear. */
+  /** Memory-backed: sockets, logs, spools, and the agent's own record of the conversation, which must never reach a disk in clear. */
   runtimeDirectory: string;
   programs: SandboxPrograms;
   limits: SandboxLimits;
+  /** The most that may lie in workspace and home of a box, for those made from now on. */
+  space: BoxSpace;
 };
+
+/** A directory that a sandbox writes to, as the host sees it, and the most that may lie in it. */
+export type BoxDirectory = { name: "workspace" | "home"; path: string; limitBytes: number };
+
+export type BoxSpace = { workspaceBytes: number; homeBytes: number };
 
 /** What a runner is told at its start, by standard input. The rest of its orders it gets when it attaches. */
 export type Boot = {
@@ -53,6 +60,9 @@ export type Launcher = {
   /** Sandboxes of this installation that are alive. */
   list(): Promise<{ box: string; run: number; handle: SandboxHandle }[]>;
   logPath(box: string): string;
+  /** What the last runner of a box reported and nobody acknowledged. */
+  spoolPath(box: string): string;
+  directoriesOf(box: string): BoxDirectory[];
 };
 
 /** Where things are inside every sandbox. */
@@ -60,6 +70,7 @@ export const inside = {
   workspace: "/workspace",
   home: "/home/agent",
   channel: "/run/carrel/channel",
+  spool: "/run/carrel/spool",
   node: "/opt/carrel/node",
   runner: "/opt/carrel/runner.cjs",
   claude: "/opt/carrel/claude",
@@ -70,19 +81,33 @@ const runnerFlags = ["--max-semi-space-size=1"];
 const runnerEnvironment = { MALLOC_ARENA_MAX: "1" };
 
 export const socketName = "carrel.sock";
+const spoolName = "events";
 
 export function createLauncher(options: LauncherOptions): Launcher {
   const { driver, listener } = options;
   const runtime = (box: string) => join(options.runtimeDirectory, box);
   const lasting = (box: string) => join(options.dataDirectory, "sandboxes", box);
+  const spool = (box: string) => join(runtime(box), "spool");
+  const directoriesOf = (box: string): BoxDirectory[] => [
+    { name: "workspace", path: join(lasting(box), "workspace"), limitBytes: options.space.workspaceBytes },
+    { name: "home", path: join(runtime(box), "home"), limitBytes: options.space.homeBytes },
+  ];
   const listen = (box: string) => listener.open(box, join(runtime(box), "channel", socketName));
 
   return {
     logPath: (box) => join(runtime(box), "sandbox.log"),
+    spoolPath: (box) => join(spool(box), spoolName),
+    directoriesOf,
     adopt: listen,
     async launch(box, run, boot) {
-      const writable = writableMounts(runtime(box), lasting(box));
+      const writable = [
+        ...directoriesOf(box).map(({ name, path, limitBytes }) => ({ source: path, target: inside[name], limitBytes })),
+        // Read from outside, and so a plain directory; what is in it counts as memory of the sandbox.
+        { source: spool(box), target: inside.spool },
+      ];
       await mkdir(join(runtime(box), "channel"), { recursive: true, mode: 0o755 });
+      // Of a runner that is gone and has been heard; the agent of that time could write there too.
+      await removeTree(spool(box));
       for (const mount of writable) await mkdir(mount.source, { recursive: true, mode: 0o700 });
       await listen(box);
       return driver.start({
@@ -94,7 +119,13 @@ export function createLauncher(options: LauncherOptions): Launcher {
         readOnly: readOnlyMounts(options.programs, join(runtime(box), "channel")),
         writable,
         stdin: new TextEncoder().encode(
-          JSON.stringify({ ...boot, socket: join(inside.channel, socketName), cwd: inside.workspace, claude: inside.claude }),
+          JSON.stringify({
+            ...boot,
+            socket: join(inside.channel, socketName),
+            spool: join(inside.spool, spoolName),
+            cwd: inside.workspace,
+            claude: inside.claude,
+          }),
         ),
         logPath: join(runtime(box), "sandbox.log"),
         limits: options.limits,
@@ -145,13 +176,6 @@ async function namesIn(directory: string): Promise<string[]> {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
     throw error;
   }
-}
-
-function writableMounts(runtime: string, lasting: string) {
-  return [
-    { source: join(lasting, "workspace"), target: inside.workspace },
-    { source: join(runtime, "home"), target: inside.home },
-  ];
 }
 
 function readOnlyMounts(programs: SandboxPrograms, channel: string) {

@@ -3,6 +3,9 @@ import { type Question, QuestionSchema } from "../../gen/carrel/v1/approval_pb.t
 import type { EventPayload } from "../../gen/carrel/v1/event_pb.ts";
 import type { SessionState } from "../journal/tables.ts";
 
+/** It is kept in the session's row and handed to the next runner. */
+const conversationId = /^[\x21-\x7e]{1,200}$/;
+
 /** What a runner may report. Everything else in a log is the server's own word. */
 const reportable: ReadonlySet<EventPayload["kind"]["case"]> = new Set([
   "assistant",
@@ -15,6 +18,7 @@ const reportable: ReadonlySet<EventPayload["kind"]["case"]> = new Set([
 ]);
 
 export function isReportable(payload: EventPayload | undefined): payload is EventPayload {
+  if (payload?.kind.case === "sdkSessionId") return conversationId.test(payload.kind.value.id);
   return payload !== undefined && reportable.has(payload.kind.case);
 }
 

@@ -8,22 +8,21 @@ import {
   type WatchCommandsResponse,
   WatchCommandsResponseSchema,
 } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
-import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import type { Database } from "../db/database.ts";
-import { refusal } from "../errors.ts";
 import type { Feeds } from "../journal/feed.ts";
 import type { Change, Journal } from "../journal/journal.ts";
 import { type AskedCall, askApproval, askQuestion, type DecisionInit, keepDenial, standingOf } from "../journal/pauses.ts";
 import { openSettings } from "../journal/pinned.ts";
 import { openBytes } from "../journal/seal.ts";
 import { deleteCommands, listCommands, type SessionCore } from "../journal/store.ts";
-import { finishTurn, startNextTurn } from "../journal/turns.ts";
+import { startNextTurn } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { CommandStreams } from "./command-streams.ts";
 import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./leases.ts";
 import { mcpForRunner } from "./mcp-servers.ts";
 import { createMemorySync, type SessionMemory } from "./memory.ts";
-import { alreadyCommitted, isAct, isReportable, questionOf } from "./rules.ts";
+import { endsTurn, report } from "./report.ts";
+import { questionOf } from "./rules.ts";
 import type { SnapshotCalls } from "./snapshots.ts";
 import { findByAttachHash, findCommandState } from "./store.ts";
 import { newToken } from "./tokens.ts";
@@ -68,7 +67,7 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
     async appendEvents(request, context) {
       const lease = requireLease(context, request);
       // A turn is billed before it ends.
-      if (request.events.some(({ payload }) => payload?.kind.case === "result")) await deps.settled(lease.sessionId);
+      if (endsTurn(request)) await deps.settled(lease.sessionId);
       return deps.journal.changeOptimistically(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
     },
     async pushDeltas(requests, context) {
@@ -181,39 +180,13 @@ async function readCommands(deps: RunnerServiceDeps, lease: Lease, cursor: numbe
 
 async function append(deps: RunnerServiceDeps, change: Change, request: AppendEventsRequest) {
   const { session } = change;
-  const place = alreadyCommitted(session.last_runner_seq, request.firstRunnerSeq, request.events.length);
-  if ("expected" in place) {
-    throw refusal(ErrorReason.SEQUENCE_GAP, "the batch does not follow what is committed", { expected: String(place.expected) });
-  }
-  for (const [index, event] of request.events.entries()) {
-    if (index < place.skip) continue;
-    const payload = event.payload;
-    if (!isReportable(payload)) throw refusal(ErrorReason.INVALID_ARGUMENT, "a runner may not report this kind of event");
-    const origin = { runnerSeq: request.firstRunnerSeq + index, createdAt: plausible(event.createdAtMs, change.now) };
-    if (payload.kind.case === "result") await finishOrIgnore(change, payload.kind.value, origin);
-    else {
-      if (isAct(payload) && !session.turn_acted) change.set({ turn_acted: true });
-      if (payload.kind.case === "sdkSessionId") change.set({ sdk_session_id: payload.kind.value.id });
-      change.appendPayload(payload, origin);
-    }
-    change.set({ last_runner_seq: origin.runnerSeq });
-  }
+  await report(change, request);
   if (request.ackedCommandId > session.acked_command_id) {
     await deleteCommands(change.tx, session.id, request.ackedCommandId);
     change.set({ acked_command_id: request.ackedCommandId });
   }
   change.set({ lease_until: leaseEnd(change, deps.staleMs) });
   return { lastRunnerSeq: session.last_runner_seq, lastSeq: session.last_seq };
-}
-
-/** A result outside a turn has nothing to end; it stays in the log as a notice. */
-async function finishOrIgnore(
-  change: Change,
-  result: { success: boolean; subtype: string; summary: string; numTurns: number },
-  origin: { runnerSeq: number; createdAt: Date },
-): Promise<void> {
-  if (change.session.turn > 0) return finishTurn(change, result, origin);
-  change.append({ case: "system", value: { subtype: "result_outside_turn", message: result.summary } }, origin);
 }
 
 /** The decision on a call, or undefined when a person was asked: then it comes as a command. */
@@ -240,11 +213,6 @@ async function deny(change: Change, call: AskedCall, message: string): Promise<D
   });
   await keepDenial(change, call, seq, decision);
   return decision;
-}
-
-/** The runner's clock, unless it cannot be right: within a day of the database's. */
-function plausible(milliseconds: number, now: Date): Date {
-  return Math.abs(milliseconds - now.getTime()) < 86_400_000 ? new Date(milliseconds) : now;
 }
 
 /** What is to be brought back before the session runs; undefined when its files are there. */

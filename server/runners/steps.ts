@@ -10,7 +10,9 @@ import { clearQueues, deleteCommands, type SessionRow } from "../journal/store.t
 import { finishTurn, repeatTurn } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { clear, giveUpRestore, hibernate, nextGeneration, stayAwake, wake } from "./hibernation.ts";
-import type { Step } from "./rules.ts";
+import { endsTurn, report } from "./report.ts";
+import { alreadyCommitted, type Step } from "./rules.ts";
+import { readSpool } from "./spool.ts";
 import { destroySandboxes, type StepDeps, type TakeStep, unmoved } from "./step.ts";
 import { newToken } from "./tokens.ts";
 
@@ -94,9 +96,27 @@ export async function keepHandle(deps: StepDeps, sessionId: string, epoch: numbe
   else await deps.launcher.destroy(handle);
 }
 
+/**
+ * Puts into the log what the runner had reported and could not say any more, before anything is decided about its turn. Only
+ * when its sandbox is gone. Each event is taken once, however often this is done and wherever it was cut short.
+ */
+async function hearSpool(deps: StepDeps, session: SessionRow): Promise<void> {
+  if (!session.box || !session.lease_hash) return;
+  for await (const batch of readSpool(deps.launcher.spoolPath(session.box), session.epoch)) {
+    if (endsTurn(batch)) await deps.settled(session.id);
+    const follows = await deps.journal.change(session.id, unmoved(session), async (change) => {
+      if ("expected" in alreadyCommitted(change.session.last_runner_seq, batch.firstRunnerSeq, batch.events.length)) return false;
+      await report(change, batch);
+      return true;
+    });
+    if (!follows) return;
+  }
+}
+
 /** Ends the old sandbox first: two runners over one workspace are never alive together. */
 async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
   await destroySandboxes(deps, session);
+  await hearSpool(deps, session);
   // Half of a snapshot is nobody's work: the next sandbox starts from an empty one.
   if (session.restoring && session.box) await deps.launcher.removeFiles(session.box);
   await deps.journal.change(session.id, unmoved(session), async (change) => {
@@ -144,6 +164,7 @@ async function askToEnd(deps: StepDeps, session: SessionRow): Promise<void> {
 async function end(deps: StepDeps, session: SessionRow): Promise<void> {
   const exitCode = session.handle ? await deps.launcher.exitCode(session.handle) : null;
   await destroySandboxes(deps, session);
+  await hearSpool(deps, session);
   // Nothing may take up a model request again before its bill is in.
   await deps.settled(session.id);
   // The session ends whether or not its files can be removed; what stays is swept at the next start.

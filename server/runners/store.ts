@@ -1,4 +1,4 @@
-import { type Kysely, sql } from "kysely";
+import { type Kysely, type NotNull, sql } from "kysely";
 import type { Database } from "../db/database.ts";
 import type { SessionRow } from "../journal/store.ts";
 
@@ -39,6 +39,19 @@ export async function listDue(db: Kysely<Database>, host: string, idleMs: number
       ]),
     )
     .orderBy("id")
+    .execute();
+}
+
+/** Sessions of this installation that run, with their boxes. */
+export async function listRunning(db: Kysely<Database>, host: string): Promise<{ id: string; box: string }[]> {
+  return db
+    .selectFrom("session")
+    .select(["id", "box"])
+    .where("state", "=", "running")
+    .where("host", "=", host)
+    .where("box", "is not", null)
+    .orderBy("id")
+    .$narrowType<{ box: NotNull }>()
     .execute();
 }
 

@@ -15,6 +15,7 @@ import {
   type SandboxMount,
   type SandboxSpec,
 } from "./driver.ts";
+import { createImages, type Images } from "./images.ts";
 import { bubblewrapOptions, descriptors, type SystemFiles, writeSystemFiles } from "./layout.ts";
 import { createLifecycle } from "./lifecycle.ts";
 import { killNow, readBootId, readProcess, readProcesses } from "./processes.ts";
@@ -38,6 +39,7 @@ type Parts = {
   launchScript: string;
   records: Records;
   cgroups: Cgroups;
+  images: Images;
   /** Null when the control plane is an ordinary user: its sandboxes run as that user. */
   uids: UidPool | null;
   files: SystemFiles;
@@ -99,18 +101,22 @@ async function prepare(options: BubblewrapOptions): Promise<Parts> {
     records,
     groupPrefix,
     cgroups: await createCgroups(`${groupPrefix}-probe-${randomUUID()}`),
+    images: await createImages(stateDirectory, isRoot),
     uids: isRoot ? await createUidPool(join(stateDirectory, "uids"), options.uidRange ?? (await defaultUidRange()), records.exists) : null,
     files: await writeSystemFiles(stateDirectory, seccompArchitecture(process.arch)),
     bootId: await readBootId(),
   };
 }
 
-function enforcement({ cgroups }: Parts): SandboxEnforcement {
+function enforcement({ cgroups, images }: Parts): SandboxEnforcement {
   const limits = { ...cgroups.limited, processes: cgroups.limited.processes || countsPerNamespace() };
   const missing = Object.entries(limits).flatMap(([name, enforced]) => (enforced ? [] : [name]));
-  if (missing.length === 0) return limits;
   const cause = cgroups.failures.length > 0 ? ` (${cgroups.failures.join("; ")})` : "";
-  return { ...limits, reason: `no writable control group to limit ${missing.join(", ")} with${cause}` };
+  const reasons = [
+    ...(missing.length > 0 ? [`no writable control group to limit ${missing.join(", ")} with${cause}`] : []),
+    ...(images.failure === null ? [] : [`disk space is measured, not limited (${images.failure})`]),
+  ];
+  return { ...limits, disk: images.failure === null, ...(reasons.length > 0 ? { reason: reasons.join("; ") } : {}) };
 }
 
 // Since Linux 5.14 a process limit counts the processes of one user namespace, so that it can stand in for a control
@@ -135,8 +141,10 @@ function emptyHandle(parts: Parts, spec: SandboxSpec, directory: string): Sandbo
 }
 
 async function launch(parts: Parts, spec: SandboxSpec, handle: SandboxHandle): Promise<{ child: ChildProcess; init: number }> {
-  await parts.cgroups.create(`${parts.groupPrefix}-${spec.id}`, spec.limits);
-  const options = await optionsFor(parts, spec, handle);
+  const [options] = await Promise.all([
+    optionsFor(parts, spec, handle),
+    parts.cgroups.create(`${parts.groupPrefix}-${spec.id}`, spec.limits),
+  ]);
   const opened: FileHandle[] = [];
   const openFile = async (path: string, flags: string) => {
     const file = await open(path, flags, 0o600);
@@ -169,10 +177,13 @@ async function optionsFor(parts: Parts, spec: SandboxSpec, handle: SandboxHandle
     ...spec.readOnly.map((mount, index) => ({ mount, name: `read-only-${index}` })),
     ...spec.writable.map((mount, index) => ({ mount, name: `writable-${index}` })),
   ];
+  const staged = await Promise.all(
+    named.map(async ({ mount, name }) => ({ name, source: mount.source, image: await parts.images.imageFor(mount) })),
+  );
   await prepareStage(handle.directory, [
     { name: "system", source: parts.files.directory },
     ...(isAbsolute(parts.bwrapPath) ? [{ name: "bwrap", source: parts.bwrapPath }] : []),
-    ...named.map(({ mount, name }) => ({ name, source: mount.source })),
+    ...staged,
   ]);
   for (const { mount, name } of named) sources.set(mount, stagedPath(name));
   return bubblewrapOptions(spec, parts.files, stagedPath("system"), sources);
@@ -185,10 +196,28 @@ function supervisorCommand(parts: Parts, spec: SandboxSpec, handle: SandboxHandl
   const limited = byRlimit ? ["/usr/bin/prlimit", `--nproc=${Math.floor(spec.limits.processes)}`, "--", ...spec.command] : spec.command;
   return [
     ...(uid ? ["unshare", "--mount", "--propagation", "private", "--"] : []),
-    ...["bash", "--norc", "-p", "-c", parts.launchScript, "carrel-sandbox", handle.directory, uid, ...handle.cgroups, "--"],
+    ...[
+      "bash",
+      "--norc",
+      "-p",
+      "-c",
+      parts.launchScript,
+      "carrel-sandbox",
+      handle.directory,
+      uid,
+      largestFile(spec),
+      ...handle.cgroups,
+      "--",
+    ],
     // By descriptor: options hold the environment, and every user of the host can read the arguments of a process.
     ...[bwrap, "--args", String(descriptors.arguments), "--", ...limited],
   ];
+}
+
+/** In KiB, as the shell counts. */
+function largestFile({ writable }: SandboxSpec): string {
+  const limits = writable.flatMap(({ limitBytes }) => limitBytes ?? []);
+  return limits.length > 0 ? String(Math.floor(Math.max(...limits) / 1024)) : "unlimited";
 }
 
 function feed(child: ChildProcess, spec: SandboxSpec, options: readonly string[]): void {

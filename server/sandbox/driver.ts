@@ -13,7 +13,15 @@ export type SandboxLimits = {
 };
 
 /** A file, directory or socket of the host (absolute path) and where it appears in the sandbox (absolute path). */
-export type SandboxMount = { source: string; target: string };
+export type SandboxMount = {
+  source: string;
+  target: string;
+  /**
+   * For a writable directory: the most that may lie in it. A driver that enforces this keeps the content in a file of its own
+   * beside the directory, `<source>.image`, and only sandboxes see it. Where no driver can, no single file grows past it.
+   */
+  limitBytes?: number;
+};
 
 export type SandboxSpec = {
   /** Unique among the sandboxes of one state directory: 1 to 63 of `a-z 0-9 -`, not starting with `-`. */
@@ -72,6 +80,8 @@ export type SandboxEnforcement = {
   memory: boolean;
   cpus: boolean;
   processes: boolean;
+  /** `limitBytes` of writable directories. */
+  disk: boolean;
   /** What is not enforced and why, as a sentence for operators; absent when everything is. */
   reason?: string;
 };
@@ -96,6 +106,9 @@ export type SandboxLog = {
   warn(fields: Readonly<Record<string, unknown>>, message: string): void;
 };
 
+/** A file system with less room holds no more than itself. */
+const leastLimitBytes = 16 * 1024 * 1024;
+
 const idPattern = /^[a-z0-9][a-z0-9-]{0,62}$/;
 // Covering one of these would undo what the driver sets up there.
 const reservedTargets = ["/proc", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
@@ -116,6 +129,7 @@ export function checkSpec(spec: SandboxSpec): void {
     if (!isPlainPath(mount.source) || !isPlainPath(mount.target)) {
       refuse(`mount ${JSON.stringify(mount)} needs plain absolute paths`);
     }
+    if (mount.limitBytes !== undefined && !(mount.limitBytes >= leastLimitBytes)) refuse(`the limit of ${mount.target} is too small`);
     if (mount.target === "/" || reservedTargets.some((path) => isWithin(mount.target, path))) {
       refuse(`mount target ${mount.target} belongs to the system`);
     }

@@ -1,9 +1,10 @@
-# Run by `bash -c` around each sandbox, as `launch DIRECTORY UID [CGROUP...] -- COMMAND...`, and stays until COMMAND has
-# ended: its death takes bubblewrap along, and that takes the sandbox along. UID is empty where the control plane is not
-# root. Descriptors: 0 input, 1 and 2 log, 3 status, 4 arguments, 5 system call filter.
+# Run by `bash -c` around each sandbox, as `launch DIRECTORY UID FILE_KIB [CGROUP...] -- COMMAND...`, and stays until COMMAND
+# has ended: its death takes bubblewrap along, and that takes the sandbox along. UID is empty where the control plane is not
+# root; FILE_KIB is the size of the largest file that may be written. Descriptors: 0 input, 1 and 2 log, 3 status, 4 arguments,
+# 5 system call filter.
 set -eu
-directory=$1 uid=$2
-shift 2
+directory=$1 uid=$2 file_kib=$3
+shift 3
 
 # Whoever started the control plane may have left descriptors open; nothing but ours may reach the sandbox.
 for entry in /proc/self/fd/*; do
@@ -11,6 +12,8 @@ for entry in /proc/self/fd/*; do
   if [ "$number" -gt 5 ]; then exec {number}>&-; fi
 done
 ulimit -c 0
+# Where we were given a lower one, that one holds.
+ulimit -f "$file_kib" 2>&- || :
 
 # First of all: from here on a restarted control plane can find and kill us.
 read -r identity < /proc/self/stat
@@ -30,6 +33,8 @@ if [ -n "$uid" ]; then
   mount --all --fstab "$directory/fstab"
   shopt -s nullglob
   writable=(/tmp/writable-*)
+  # Every new file system has this directory; nobody needs it.
+  rmdir -- "${writable[@]/%//lost+found}" 2>&- || :
   if [ "${#writable[@]}" -gt 0 ]; then chown -R -P -h -- "$uid:$uid" "${writable[@]}"; fi
   set -- setpriv "--reuid=$uid" "--regid=$uid" --clear-groups --inh-caps=-all --no-new-privs -- "$@"
 fi

@@ -35,7 +35,7 @@ export async function createUnsandboxedDriver(options: { stateDirectory: string;
   return {
     ...lifecycle,
     name: "none",
-    enforced: { memory: false, cpus: false, processes: false, reason: warning },
+    enforced: { memory: false, cpus: false, processes: false, disk: false, reason: warning },
     start: async (spec) => {
       checkSpec(spec);
       const directory = await records.claim(spec.id);

@@ -60,7 +60,7 @@ describe("choosing a sandbox", { timeout: 60_000 }, () => {
     });
 
     test("says loudly that nothing is enforced", () => {
-      expect(driver.enforced).toMatchObject({ memory: false, cpus: false, processes: false });
+      expect(driver.enforced).toMatchObject({ memory: false, cpus: false, processes: false, disk: false });
       expect(driver.enforced.reason).toMatch(/WITHOUT ANY SANDBOX/);
       expect(messages.join()).toMatch(/WITHOUT ANY SANDBOX/);
     });

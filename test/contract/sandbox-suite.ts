@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -83,6 +83,7 @@ export function sandboxSuite(name: string, makeDriver: MakeDriver): void {
       ["a relative mount target", { writable: [{ source: "/tmp", target: "workspace" }] }],
       ["a mount target with ..", { writable: [{ source: "/tmp", target: "/workspace/../etc" }] }],
       ["a mount over /proc", { readOnly: [{ source: "/tmp", target: "/proc" }] }],
+      ["no room to write", { writable: [{ source: "/tmp", target: "/workspace", limitBytes: 1000 }] }],
       ["no memory", { limits: { memoryBytes: 0, cpus: 1, processes: 10 } }],
       ["NUL in the environment", { environment: { A: "x\0--share-net" } }],
     ])("%s is refused before anything is made", async (_what, change) => {
@@ -185,6 +186,69 @@ export function sandboxSuite(name: string, makeDriver: MakeDriver): void {
       expect((await harness.run(fill, limit(256))).output).toBe("fits\nfits");
     });
 
+    test("a directory takes no more than its limit, in one file or in many, and keeps what it took for the next sandbox", async ({
+      skip,
+    }) => {
+      if (!harness.driver.enforced.disk) skip(harness.driver.enforced.reason);
+      const workspace = join(harness.directory, "limited workspace");
+      mkdirSync(workspace);
+      const writable = [{ source: workspace, target: "/workspace", limitBytes: 64 * 2 ** 20 }];
+      const fill = "ls -A; echo kept > small; head -c 30M /dev/zero > fits && echo fits; head -c 40M /dev/zero > over || echo full";
+      const first = await harness.run(
+        ["bash", "-c", `${fill}; mkdir many; for i in {1..40}; do head -c 1M /dev/zero > many/$i || break; done`],
+        {
+          writable,
+        },
+      );
+      expect(first.output).toMatch(/^fits\n.*No space left on device\nfull\n.*No space left on device$/s);
+      const next = await harness.run(["bash", "-c", "cat small; rm over; head -c 20M /dev/zero > again && echo room again"], { writable });
+      expect(next.output).toBe("kept\nroom again");
+      // What was deleted costs the host nothing, a moment later.
+      await harness.run(["bash", "-c", "rm -r *; sync -f .; sleep 0.5"], { writable });
+      await expect.poll(() => statSync(`${workspace}.image`).blocks * 512).toBeLessThan(10 * 2 ** 20);
+    });
+
+    test("a limited directory is taken up by the next sandbox however the last one ended, and no device stays behind", async ({ skip }) => {
+      if (!harness.driver.enforced.disk) skip(harness.driver.enforced.reason);
+      const workspace = join(harness.directory, "retaken workspace");
+      mkdirSync(workspace);
+      const writable = [{ source: workspace, target: "/workspace", limitBytes: 64 * 2 ** 20 }];
+      for (let round = 1; round <= 10; round += 1) {
+        const spec = harness.spec(["bash", "-c", `wc -l < lines; echo ${round} >> lines; head -c 8M /dev/zero > load; exec sleep 60`], {
+          writable,
+        });
+        if (round === 1) spec.command = ["bash", "-c", "echo 1 >> lines; exec sleep 60"];
+        const handle = await harness.driver.start(spec);
+        await expect.poll(() => (round === 1 ? "0" : harness.log(spec).trim())).toBe(String(round - 1));
+        if (round === 1) await sleep(200);
+        await harness.driver.destroy(handle);
+      }
+      // More at once than machines have devices from the beginning.
+      const many = Array.from({ length: 12 }, (_, index) => {
+        const source = join(harness.directory, `one of many ${index}`);
+        mkdirSync(source);
+        return harness.spec(["bash", "-c", "echo here > file; cat file"], {
+          writable: [{ source, target: "/workspace", limitBytes: 64 * 2 ** 20 }],
+        });
+      });
+      const handles = await Promise.all(many.map((spec) => harness.driver.start(spec)));
+      await Promise.all(handles.map((handle) => harness.driver.wait(handle, soon())));
+      expect(many.map((spec) => harness.log(spec))).toEqual(many.map(() => "here\n"));
+      await Promise.all(handles.map((handle) => harness.driver.destroy(handle)));
+      await expect.poll(() => loopFiles().filter((file) => file.startsWith(harness.directory))).toEqual([]);
+    });
+
+    test("no single file grows past the largest limit", async () => {
+      const workspace = join(harness.directory, "file workspace");
+      mkdirSync(workspace);
+      const writable = [{ source: workspace, target: "/workspace", limitBytes: 32 * 2 ** 20 }];
+      const { output } = await harness.run(["bash", "-c", "ulimit -Hf; truncate -s 31M a && echo fits; truncate -s 33M b; stat -c %s b"], {
+        writable,
+      });
+      expect(output.split("\n").slice(0, 2)).toEqual([String(32 * 1024), "fits"]);
+      expect(output).toMatch(/\n0$/);
+    });
+
     test("processes beyond the limit are refused", async ({ skip }) => {
       if (!harness.driver.enforced.processes) skip(harness.driver.enforced.reason);
       const fork = 'for (1..100) { my $pid = fork // last; if (!$pid) { sleep 20; exit } $n++ } print "$n\\n"; kill 9, -getpgrp';
@@ -227,6 +291,13 @@ export function sandboxSuite(name: string, makeDriver: MakeDriver): void {
       expect(await harness.driver.list()).toEqual([]);
     });
   });
+}
+
+/** The files behind the loop devices of this machine. */
+function loopFiles(): string[] {
+  return readdirSync("/sys/block")
+    .filter((name) => name.startsWith("loop") && existsSync(`/sys/block/${name}/loop/backing_file`))
+    .map((name) => readFileSync(`/sys/block/${name}/loop/backing_file`, "utf8").trim());
 }
 
 function descendantsOf(ancestor: number | undefined): number[] {

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { App } from "../../server/app.ts";
 import { createInstallation, type Installation, plantedKey, startApp } from "../support/carrel.ts";
 import { clientsWith, openSession, type Person, signUp } from "../support/person.ts";
-import { destroySandboxes, placesOf, processOf } from "../support/sandboxes.ts";
+import { destroySandboxes, placesOf, processOf, rootOf } from "../support/sandboxes.ts";
 import { unlimited } from "../support/unlimited.ts";
 import { ofKind, type Watcher, watch } from "../support/watcher.ts";
 
@@ -75,8 +75,8 @@ async function runScript<T>(name: string, options: object): Promise<T> {
   await run(
     `echo ${source} | base64 -d > /tmp/${name}.mjs; /opt/carrel/node /tmp/${name}.mjs ${given} > ${name}.json 2> ${name}.err; rm /tmp/${name}.mjs`,
   );
-  const box = await boxOf(session);
-  const answer = (file: string) => readFileSync(join(placesOf(installation).data, "sandboxes", box, "workspace", file), "utf8");
+  const workspace = join(await rootOf(installation, session), "workspace");
+  const answer = (file: string) => readFileSync(join(workspace, file), "utf8");
   const text = answer(`${name}.json`);
   if (!text) throw new Error(`the script did not end: ${answer(`${name}.err`)}`);
   return JSON.parse(text) as T;
@@ -179,8 +179,7 @@ test("from inside, no process, file, descriptor or memory shows a secret or anyt
   // The host's own paths appear nowhere but in what this script was told.
   expect(
     look.found["host"]?.filter(
-      (where) =>
-        !where.startsWith("/proc/") && !where.startsWith("/home/agent/") && !where.startsWith("/tmp/") && !where.startsWith("/workspace/"),
+      (where) => !["/proc/", "/home/agent/", "/tmp/", "/workspace/", "/run/carrel/spool/"].some((place) => where.startsWith(place)),
     ) ?? [],
   ).toEqual([]);
 
@@ -195,7 +194,9 @@ test("from inside, no process, file, descriptor or memory shows a secret or anyt
     .filter((link) => typeof link === "string");
   expect(links.length).toBeGreaterThan(3);
   expect(
-    links.filter((link) => link.startsWith("/") && !/^\/(dev|proc|workspace|tmp|home\/agent|opt\/carrel|usr|etc)\b/.test(link)),
+    links.filter(
+      (link) => link.startsWith("/") && !/^\/(dev|proc|workspace|tmp|home\/agent|opt\/carrel|run\/carrel\/spool|usr|etc)\b/.test(link),
+    ),
   ).toEqual([]);
 
   for (const path of hostPaths.filter((one) => one !== "/home" && one !== "/etc/ssh" && one !== "/boot"))
@@ -206,7 +207,7 @@ test("from inside, no process, file, descriptor or memory shows a secret or anyt
       .filter(([, answer]) => answer === "written")
       .map(([path]) => path),
   ).toEqual(["/workspace/allowed", "/home/agent/allowed"]);
-  expect([look.run, look.carrel, look.channel, look.shm]).toEqual([["carrel"], ["channel"], ["carrel.sock"], []]);
+  expect([look.run, look.carrel, look.channel, look.shm]).toEqual([["carrel"], ["channel", "spool"], ["carrel.sock"], []]);
   expect(look.user.join(" ")).toMatch(/Uid:\s+1000\s+1000\s+1000\s+1000.*CapEff:\s+0{16}.*NoNewPrivs:\s+1.*Seccomp:\s+2/);
 });
 

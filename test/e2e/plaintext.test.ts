@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { sql } from "kysely";
@@ -29,7 +30,9 @@ let person: Person;
 let database: DatabaseConnection;
 
 beforeAll(async () => {
-  installation = await createInstallation({ ...unlimited, DATABASE_URL: "", CARREL_LOG_LEVEL: "debug" });
+  // Small, because the files that hold workspace and home are read as a whole.
+  const small = { CARREL_LIMIT_WORKSPACE_BYTES: "67108864", CARREL_LIMIT_HOME_BYTES: "67108864" };
+  installation = await createInstallation({ ...unlimited, ...small, DATABASE_URL: "", CARREL_LOG_LEVEL: "debug" });
   keeper = await keepServer(installation);
   person = await signUp(installation, keeper.url, "plain@example.com");
   database = connectDatabase({
@@ -90,6 +93,8 @@ test("no key, prompt, answer or token is readable in the database, its files, th
   const all = { ...marks, phantom, token: person.token.slice(-60) };
   const { data, run } = placesOf(installation);
 
+  // What the agent has written may still be on its way into those files.
+  execFileSync("sync");
   await search(all, [run]);
   // What is readable is the living agent's own record of the conversation, in the memory-backed directory and only there.
   const live = findBelow(run, marks, [join(run, "pg")]).hits;

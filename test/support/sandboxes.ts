@@ -11,6 +11,11 @@ export type SandboxProcess = { pid: number; command: string };
 
 const silent = { info: () => undefined, warn: () => undefined };
 
+/** Where the host finds the files that the sandbox of a session sees, by the path they have inside. Only while it runs. */
+export async function rootOf(installation: Installation, sessionId: string): Promise<string> {
+  return `/proc/${await processOf(installation, sessionId, "runner")}/root`;
+}
+
 /** Every process below the first process of a session's sandbox, that one included. */
 export async function processesOf(installation: Installation, sessionId: string): Promise<SandboxProcess[]> {
   const row = await installation.database.db.selectFrom("session").select("handle").where("id", "=", sessionId).executeTakeFirstOrThrow();

@@ -116,7 +116,7 @@ test("a batch is compared with what is committed: skipped, taken, or missed", ()
 
 test("a runner reports what the agent does; everything else is the server's word", () => {
   const cases = EventPayloadSchema.oneofs[0]!.fields.map((field) => field.localName as NonNullable<EventPayload["kind"]["case"]>);
-  const of = (kind: string) => ({ kind: { case: kind, value: {} } }) as unknown as EventPayload;
+  const of = (kind: string) => ({ kind: { case: kind, value: { id: "conversation" } } }) as unknown as EventPayload;
   expect(cases.filter((kind) => isReportable(of(kind))).toSorted()).toEqual([
     "assistant",
     "result",
@@ -128,6 +128,8 @@ test("a runner reports what the agent does; everything else is the server's word
   ]);
   expect(cases.filter((kind) => isAct(of(kind))).toSorted()).toEqual(["assistant", "toolResult", "toolUse"]);
   expect([isReportable(undefined), isReportable(create(EventPayloadSchema, {}))]).toEqual([false, false]);
+  for (const id of ["", "a b", "a\0", "\u00e9", "x".repeat(201)])
+    expect(isReportable(create(EventPayloadSchema, { kind: { case: "sdkSessionId", value: { id } } }))).toBe(false);
 });
 
 test("the agent's question is shown as it was asked, and what is no question is shown as nothing", () => {
