@@ -47,6 +47,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const services = createServices({ config, storage, core, directory, poke: reconciler.poke });
   const sockets = createSocketHandler({
     authorize,
+    redeemTicket: services.redeemTicket,
     reader: core.reader,
     actions: services.actions,
     log,

@@ -45,7 +45,7 @@ export type Config = Readonly<{
     messageBytes: number;
     socketMessagesPerSecond: number;
     profiles: number;
-    perMinute: { registrations: number; sessionCreates: number; prompts: number };
+    perMinute: { registrations: number; sessionCreates: number; prompts: number; tickets: number };
   };
 }>;
 
@@ -156,6 +156,7 @@ export const settings = {
     integer(1, 100_000),
   ),
   prompts: setting("CARREL_LIMIT_PROMPTS_PER_MINUTE", "60", "prompts to one session in any minute", integer(1, 10_000)),
+  tickets: setting("CARREL_LIMIT_TICKETS_PER_MINUTE", "300", "WebSocket tickets of one person in any minute", integer(1, 100_000)),
   messageBytes: setting("CARREL_LIMIT_MESSAGE_BYTES", "1048576", "largest request message", integer(16_384, 64 * 1024 * 1024)),
 };
 
@@ -203,6 +204,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     registrations,
     sessionCreates,
     prompts,
+    tickets,
     ...rest
   } = values;
   return Object.freeze({
@@ -213,7 +215,13 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     rootKeyFile: values.rootKeyFile ?? join(values.dataDirectory, "root.key"),
     tls: tlsKey && tlsCert ? { key: readFileSync(tlsKey, "utf8"), cert: readFileSync(tlsCert, "utf8") } : undefined,
     sandboxLimits: { memoryBytes, cpus, processes },
-    limits: { concurrentSessions, profiles, messageBytes, socketMessagesPerSecond, perMinute: { registrations, sessionCreates, prompts } },
+    limits: {
+      concurrentSessions,
+      profiles,
+      messageBytes,
+      socketMessagesPerSecond,
+      perMinute: { registrations, sessionCreates, prompts, tickets },
+    },
   });
 }
 

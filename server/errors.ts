@@ -33,6 +33,7 @@ const codes = new Map<ErrorReason, Code>([
   [ErrorReason.SESSION_ENDED, Code.FailedPrecondition],
   [ErrorReason.SESSION_NOT_ENDED, Code.FailedPrecondition],
   [ErrorReason.ALREADY_ANSWERED, Code.FailedPrecondition],
+  [ErrorReason.PROMPT_STARTED, Code.FailedPrecondition],
   [ErrorReason.SEQUENCE_GAP, Code.FailedPrecondition],
   [ErrorReason.DEFAULT_PROFILE, Code.FailedPrecondition],
   [ErrorReason.REQUEST_ID_REUSED, Code.AlreadyExists],
