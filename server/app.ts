@@ -15,6 +15,7 @@ import { createLocalVerifier, type LocalIssuer, openLocalIssuer } from "./identi
 import { createOidcIssuer } from "./identity/oidc.ts";
 import { createUserDirectory } from "./identity/user-directory.ts";
 import { createTokenVerifier } from "./identity/verify.ts";
+import { createFairShare, createFairShareInterceptor } from "./limits/fair-share.ts";
 import type { Log } from "./log.ts";
 import { findRegistration } from "./registration/store.ts";
 import { forgetOldRequestIds } from "./sessions/request-ids.ts";
@@ -45,8 +46,10 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const { reconciler, gaps } = await openSandboxes({ config, log, storage, core, closers });
   const { authorize, directory } = createIdentity(config, log, storage, issuer);
   const services = createServices({ config, storage, core, directory, poke: reconciler.poke });
+  const share = createFairShare(config.limits.callsAtOnce);
   const sockets = createSocketHandler({
     authorize,
+    share,
     redeemTicket: services.redeemTicket,
     reader: core.reader,
     actions: services.actions,
@@ -56,7 +59,12 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const http = createHttpServer({
     services: publicServices,
     routes: services.routes,
-    interceptors: [createUnavailableInterceptor(), createAuthorizationInterceptor(authorize), createValidateInterceptor()],
+    interceptors: [
+      createUnavailableInterceptor(),
+      createAuthorizationInterceptor(authorize),
+      createFairShareInterceptor(share),
+      createValidateInterceptor(),
+    ],
     requestGate: createAuthorizationGate(authorize),
     limits: { requestBytes: config.limits.messageBytes },
     allowedOrigins: config.allowedOrigins,

@@ -45,6 +45,7 @@ export type Config = Readonly<{
     messageBytes: number;
     socketMessagesPerSecond: number;
     profiles: number;
+    callsAtOnce: number;
     perMinute: { registrations: number; sessionCreates: number; prompts: number; tickets: number };
   };
 }>;
@@ -157,6 +158,12 @@ export const settings = {
   ),
   prompts: setting("CARREL_LIMIT_PROMPTS_PER_MINUTE", "60", "prompts to one session in any minute", integer(1, 10_000)),
   tickets: setting("CARREL_LIMIT_TICKETS_PER_MINUTE", "300", "WebSocket tickets of one person in any minute", integer(1, 100_000)),
+  callsAtOnce: setting(
+    "CARREL_LIMIT_CALLS_AT_ONCE",
+    "8",
+    "calls of one person that are worked on at once; more of them wait their turn",
+    integer(1, 10_000),
+  ),
   messageBytes: setting("CARREL_LIMIT_MESSAGE_BYTES", "1048576", "largest request message", integer(16_384, 64 * 1024 * 1024)),
 };
 
@@ -205,6 +212,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     sessionCreates,
     prompts,
     tickets,
+    callsAtOnce,
     ...rest
   } = values;
   return Object.freeze({
@@ -218,6 +226,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     limits: {
       concurrentSessions,
       profiles,
+      callsAtOnce,
       messageBytes,
       socketMessagesPerSecond,
       perMinute: { registrations, sessionCreates, prompts, tickets },

@@ -19,6 +19,7 @@ import { createFeeds } from "../../server/journal/feed.ts";
 import { type Change, createJournal } from "../../server/journal/journal.ts";
 import { askApproval, askQuestion } from "../../server/journal/pauses.ts";
 import { createJournalReader } from "../../server/journal/reader.ts";
+import { createFairShare } from "../../server/limits/fair-share.ts";
 import { plainSettings } from "../../server/profiles/settings.ts";
 import { findRegistration, insertUser } from "../../server/registration/store.ts";
 import { once } from "../../server/sessions/request-ids.ts";
@@ -161,7 +162,15 @@ export async function createHarness() {
 
     /** One more server on the same database and journal. */
     async serve(limits: Partial<SocketLimits> = {}, wrap: (authorize: Authorize) => Authorize = (same) => same) {
-      const handler = createSocketHandler({ authorize: wrap(authorize), redeemTicket: tickets.redeem, reader, actions, limits, log });
+      const handler = createSocketHandler({
+        authorize: wrap(authorize),
+        redeemTicket: tickets.redeem,
+        share: createFairShare(100),
+        reader,
+        actions,
+        limits,
+        log,
+      });
       const sockets: Duplex[] = [];
       const http = createHttpServer({
         services: [],

@@ -9,6 +9,7 @@ import type { UpgradeHandler } from "../../http/upgrade.ts";
 import type { Authorize } from "../../identity/authorize.ts";
 import type { User } from "../../identity/principal.ts";
 import type { JournalReader } from "../../journal/reader.ts";
+import type { FairShare } from "../../limits/fair-share.ts";
 import type { Log } from "../../log.ts";
 import type { ChannelActions } from "../actions.ts";
 import { createClientFrameReader } from "./client-frames.ts";
@@ -24,6 +25,8 @@ export type SocketHandlerDeps = {
   redeemTicket(ticket: string, sessionId: string): Promise<User>;
   reader: JournalReader;
   actions: ChannelActions;
+  /** Shared with the calls of the other surfaces. */
+  share: FairShare;
   /** Parts of the default limits to change. */
   limits?: Partial<SocketLimits>;
   log: Log;
