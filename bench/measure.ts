@@ -6,7 +6,7 @@ export type Aim = { of: "ratio" | "added" | "ours"; atMost: number } | { of: "ra
 /** One line of the table. Ours and the floor were measured in turns, in one run, on one machine, in the same unit. */
 export type Reading = {
   measure: string;
-  unit: "ms" | "per s" | "MB" | "KB";
+  unit: "µs" | "ms" | "per s" | "MB" | "KB";
   ours: number;
   /** Undefined where there is nothing to compare with. */
   floor: number | undefined;

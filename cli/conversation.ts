@@ -29,11 +29,17 @@ export function createConversation(): Conversation {
   // By the number of the prompt.
   const unfinished = new Set<number>();
   const finished = new Set<number>();
+  let results = 0;
   let lastResult: TurnResult | undefined;
   let end: SessionEnd | undefined;
 
   function accepted(seq: number): void {
     if (!finished.has(seq)) unfinished.add(seq);
+  }
+
+  function over(prompt: number): void {
+    finished.add(prompt);
+    unfinished.delete(prompt);
   }
 
   function wait(pending: Pending): void {
@@ -52,11 +58,12 @@ export function createConversation(): Conversation {
         return accepted(seq);
       case "turnStart":
         return accepted(kind.value.promptSeq);
+      case "promptCanceled":
+        return over(kind.value.promptSeq);
       case "result":
-        finished.add(turn);
-        unfinished.delete(turn);
         lastResult = kind.value;
-        return;
+        results++;
+        return over(turn);
       case "toolApprovalRequest":
         return wait({ kind: "approval", id: kind.value.toolUseId, approval: kind.value });
       case "askUserQuestion":
@@ -79,7 +86,7 @@ export function createConversation(): Conversation {
     answered,
     next: () => open.values().next().value,
     busy: () => unfinished.size > 0,
-    results: () => finished.size,
+    results: () => results,
     lastResult: () => lastResult,
     end: () => end,
   };

@@ -30,7 +30,9 @@ const hintsOf = new Map<ErrorReason, readonly string[]>([
   [ErrorReason.NOT_REGISTERED, ["register by signing in: carrel login"]],
   [ErrorReason.EMAIL_DOMAIN_NOT_ALLOWED, ["ask whoever runs this installation to allow your e-mail domain"]],
   [ErrorReason.NO_CREDENTIALS, ["store an Anthropic API key: carrel auth claude set-key"]],
-  [ErrorReason.NOT_FOUND, ["see which sessions there are: carrel session list"]],
+  [ErrorReason.PROMPT_STARTED, ["stop the turn with /interrupt in carrel session attach <id>"]],
+  [ErrorReason.DEFAULT_PROFILE, ["carrel profile set-default <another profile>"]],
+  [ErrorReason.PROFILE_LIMIT, ["delete one first: carrel profile list, then carrel profile delete <profile>"]],
   [ErrorReason.SESSION_LIMIT, ["end one first: carrel session list --status running, then carrel session terminate <id>"]],
   [ErrorReason.SESSION_ENDED, ["read it with carrel session history <id>, or start another with carrel chat"]],
   [ErrorReason.SESSION_NOT_ENDED, ["end it first: carrel session terminate <id>"]],
@@ -75,8 +77,16 @@ export function reportFailure(output: Output, error: unknown, url: string): Exit
 function hintsFor(reason: ErrorReason, error: unknown): readonly string[] {
   const waitMs = retryAfterMsOf(error);
   if (reason === ErrorReason.RATE_LIMITED && waitMs !== undefined) return [`try again in ${Math.ceil(waitMs / 1000)} s`];
+  if (reason === ErrorReason.NOT_FOUND) return hintsOfMissing.get(metadataOf(error)["resource"] ?? "") ?? [];
   return hintsOf.get(reason) ?? [];
 }
+
+const hintsOfMissing = new Map<string, readonly string[]>([
+  ["session", ["see which sessions there are: carrel session list"]],
+  ["prompt", ["see which prompts wait: carrel session queue list <id>"]],
+  ["profile", ["see which profiles there are: carrel profile list"]],
+  ["memory", ["see which files there are: carrel memory list"]],
+]);
 
 function wordOfReason(reason: ErrorReason): string {
   const entry = Object.entries(ErrorReason).find(([, number]) => number === reason);

@@ -96,6 +96,12 @@ function isNoise(kind: Kind): boolean {
 const renderers: { [C in NonNullable<Kind["case"]>]?: (value: Value<C>) => Shown } = {
   user: ({ text, queued }) => ({ name: queued ? "user (queued)" : "user", nameStyle: "userName", text, textStyle: "plain" }),
   assistant: showAssistant,
+  promptCanceled: ({ promptSeq, canceledBy }) => ({
+    name: "prompt canceled",
+    nameStyle: "dim",
+    text: `prompt ${promptSeq}${canceledBy && ` by ${canceledBy}`}`,
+    textStyle: "dim",
+  }),
   toolUse: ({ name, id, input }) => ({
     name: `tool_use ${name} (${id})`,
     nameStyle: "tool",

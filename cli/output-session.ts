@@ -1,5 +1,4 @@
 import { create } from "@bufbuild/protobuf";
-import { type Timestamp, timestampDate } from "@bufbuild/protobuf/wkt";
 import {
   EndReasonSchema,
   PermissionModeSchema,
@@ -12,7 +11,7 @@ import {
 import { ListSessionsResponseSchema } from "../gen/carrel/v1/session_service_pb.ts";
 import { toProductJson, wordOf } from "../sdk/node.ts";
 import type { Output } from "./output.ts";
-import { sanitise } from "./output-text.ts";
+import { printFacts, printTable, timeOf } from "./output-table.ts";
 
 const promptLength = 120;
 
@@ -67,7 +66,7 @@ export function printSession(output: Output, session: Session): void {
     ["first prompt", session.initialPrompt],
     ["demo", session.demo ? "answers come from a scripted model, not from a real one" : ""],
   ];
-  for (const [name, value] of facts) if (value !== "") output.line({ style: "dim", text: `${name}:`.padEnd(17) }, oneLine(value));
+  printFacts(output, facts);
 }
 
 function stateOf(session: Session): string {
@@ -78,28 +77,4 @@ function stateOf(session: Session): string {
 function labelOf({ name, initialPrompt, demo }: Session): string {
   const label = name || (initialPrompt.length > 50 ? `${initialPrompt.slice(0, 50)}...` : initialPrompt);
   return `${demo ? "[demo] " : ""}${label}`;
-}
-
-function timeOf(time: Timestamp | undefined): string {
-  return time
-    ? timestampDate(time)
-        .toISOString()
-        .replace(/\.\d+Z$/, "Z")
-    : "";
-}
-
-function oneLine(text: string): string {
-  return sanitise(text).replace(/\s+/g, " ");
-}
-
-function printTable(output: Output, head: string[], rows: string[][]): void {
-  const cells = rows.map((row) => row.map(oneLine));
-  const widths = head.map((title, column) => Math.max(title.length, ...cells.map((row) => row[column]?.length ?? 0)));
-  const layOut = (row: string[]) =>
-    row
-      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-      .join("  ")
-      .trimEnd();
-  output.line({ style: "bold", text: layOut(head) });
-  for (const row of cells) output.line(layOut(row));
 }

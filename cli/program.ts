@@ -5,6 +5,8 @@ import { addAuthCommands } from "./commands/auth.ts";
 import { addChatCommand } from "./commands/chat.ts";
 import { addCompletionCommand } from "./commands/completion.ts";
 import { addLoginCommands } from "./commands/login.ts";
+import { addMemoryCommands } from "./commands/memory.ts";
+import { addProfileCommands } from "./commands/profile.ts";
 import { addSessionCommands } from "./commands/session.ts";
 import { chooseUrl, connect, type GlobalOptions } from "./connection.ts";
 import { type ExitCode, reportFailure } from "./failures.ts";
@@ -38,6 +40,7 @@ Examples:
   $ carrel chat "Summarise README.md" --approve none < /dev/null
   $ carrel session list --status running --json
   $ carrel session attach ses_0123456789abcdef0123456789abcdef
+  $ carrel profile create Builder --allowed-tools "Read,Bash(npm:*)"
 
 From a checkout, carrel is npx carrel.
 Environment: CARREL_URL, CARREL_TOKEN (instead of carrel login), NO_COLOR, XDG_CONFIG_HOME.
@@ -82,6 +85,8 @@ export function createProgram({ stdout, stderr }: Surroundings, run: Run): Comma
   addAuthCommands(program, run);
   addChatCommand(program, run);
   addSessionCommands(program, run);
+  addProfileCommands(program, run);
+  addMemoryCommands(program, run);
   addCompletionCommand(program, run);
   return program;
 }

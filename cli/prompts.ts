@@ -1,11 +1,10 @@
 import { usageFailure } from "./failures.ts";
+import { readText } from "./files.ts";
 import type { Surroundings } from "./surroundings.ts";
 
 /** Everything on stdin, without the line end at its end. */
-export async function readAll({ stdin }: Surroundings): Promise<string> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of stdin) chunks.push(Buffer.from(chunk as Buffer | string));
-  return Buffer.concat(chunks).toString("utf8").trim();
+export async function readAll(surroundings: Surroundings): Promise<string> {
+  return (await readText(surroundings, "-")).trim();
 }
 
 /** A secret typed at the terminal, which shows nothing of it. Undefined after Ctrl+C or Ctrl+D. Needs a terminal. */

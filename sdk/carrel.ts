@@ -2,6 +2,8 @@ import { type Client, createClient, type Transport } from "@connectrpc/connect";
 import { ChannelService } from "../gen/carrel/v1/channel_service_pb.ts";
 import { CredentialService } from "../gen/carrel/v1/credential_service_pb.ts";
 import type { Event } from "../gen/carrel/v1/event_pb.ts";
+import { MemoryService } from "../gen/carrel/v1/memory_service_pb.ts";
+import { ProfileService } from "../gen/carrel/v1/profile_service_pb.ts";
 import { RegistrationService } from "../gen/carrel/v1/registration_service_pb.ts";
 import type { Session } from "../gen/carrel/v1/session_pb.ts";
 import { SessionService } from "../gen/carrel/v1/session_service_pb.ts";
@@ -13,7 +15,7 @@ export type { Backoff } from "./backoff.ts";
 export { createLiveBlocks, type LiveBlocks } from "./blocks.ts";
 export { mayPass, messageOf, metadataOf, reasonOf, retryAfterMsOf } from "./errors.ts";
 export type { AllEventsOptions, AllSessionsOptions } from "./pages.ts";
-export { toProductJson } from "./product-json.ts";
+export { fromProductJson, toProductJson } from "./product-json.ts";
 export { type RetryOptions, retrying } from "./retry.ts";
 export type { TokenSource } from "./tokens.ts";
 export type { Lost, WatchItem, WatchOptions } from "./watch.ts";
@@ -23,6 +25,9 @@ export { valueOfWord, wordOf, wordsOf } from "./words.ts";
 export type Carrel = {
   registration: Client<typeof RegistrationService>;
   credentials: Client<typeof CredentialService>;
+  profiles: Client<typeof ProfileService>;
+  /** The memory banks of profiles. */
+  memories: Client<typeof MemoryService>;
   sessions: Client<typeof SessionService>;
   channel: Client<typeof ChannelService>;
   /** Follows a session: each event once and in order, over any number of lost connections. See WatchOptions. */
@@ -53,6 +58,8 @@ export function createCarrelOver({ transport, token, close }: CarrelOverOptions)
   return {
     registration: createClient(RegistrationService, authorized),
     credentials: createClient(CredentialService, authorized),
+    profiles: createClient(ProfileService, authorized),
+    memories: createClient(MemoryService, authorized),
     sessions,
     channel,
     watch: (sessionId, options = {}) => watchEvents({ channel, sessions, tokens }, sessionId, options),

@@ -1,6 +1,15 @@
-import { type DescField, type DescMessage, type JsonObject, type JsonValue, type Message, toJson } from "@bufbuild/protobuf";
+import {
+  type DescField,
+  type DescMessage,
+  fromJson,
+  type JsonObject,
+  type JsonValue,
+  type Message,
+  type MessageShape,
+  toJson,
+} from "@bufbuild/protobuf";
 import { type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
-import { wordOf } from "./words.ts";
+import { valueOfWord, wordOf, wordsOf } from "./words.ts";
 
 /**
  * A message in the product's JSON, as REST writes it: snake_case names, enum words (null for unspecified), defaults written
@@ -41,4 +50,39 @@ function writeElement(field: DescField, value: unknown): JsonValue {
 
 function hasPresence(field: DescField): boolean {
   return field.fieldKind === "message" || ((field.fieldKind === "scalar" || field.fieldKind === "enum") && field.proto.proto3Optional);
+}
+
+/**
+ * A message read from the product's JSON: enum words, null for a field that is not set. Throws an Error that names what is
+ * wrong, fields that do not exist included.
+ */
+export function fromProductJson<Desc extends DescMessage>(schema: Desc, json: JsonValue): MessageShape<Desc> {
+  return fromJson(schema, readMessage(schema, json));
+}
+
+/** The same in protobuf's JSON, which knows no words. Whatever is not of the expected shape is left for it to refuse. */
+function readMessage(schema: DescMessage, json: JsonValue): JsonValue {
+  if (schema.typeName.startsWith("google.protobuf.") || !isObject(json)) return json;
+  const fields = new Map(schema.fields.map((field) => [field.name, field]));
+  const given = Object.entries(json).filter(([, value]) => value !== null);
+  return Object.fromEntries(given.map(([name, value]) => [name, readField(fields.get(name), value)]));
+}
+
+function readField(field: DescField | undefined, json: JsonValue): JsonValue {
+  if (field?.fieldKind === "list" && Array.isArray(json)) return json.map((value) => readElement(field, value));
+  if (field?.fieldKind === "map" && isObject(json))
+    return Object.fromEntries(Object.entries(json).map(([key, value]) => [key, readElement(field, value)]));
+  return field ? readElement(field, json) : json;
+}
+
+function readElement(field: DescField, json: JsonValue): JsonValue {
+  if (field.message) return readMessage(field.message, json);
+  if (!field.enum || typeof json !== "string") return json;
+  const number = valueOfWord(field.enum, json);
+  if (number === undefined) throw new Error(`${field.name}: "${json}" is none of ${wordsOf(field.enum).join(", ")}`);
+  return number;
+}
+
+function isObject(json: JsonValue): json is JsonObject {
+  return typeof json === "object" && json !== null && !Array.isArray(json);
 }

@@ -17,6 +17,7 @@ import { createUserDirectory } from "./identity/user-directory.ts";
 import { createTokenVerifier } from "./identity/verify.ts";
 import { requestEnd } from "./journal/ends.ts";
 import { present } from "./journal/journal.ts";
+import { createFairShare, createFairShareInterceptor } from "./limits/fair-share.ts";
 import type { Log } from "./log.ts";
 import { findRegistration } from "./registration/store.ts";
 import { forgetOldRequestIds } from "./sessions/request-ids.ts";
@@ -48,8 +49,11 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const { reconciler, gaps } = await openSandboxes({ config, log, storage, core, closers });
   const { authorize, directory } = createIdentity(config, log, storage, issuer);
   const services = createServices({ config, storage, core, directory, poke: reconciler.poke });
+  const share = createFairShare(config.limits.callsAtOnce);
   const sockets = createSocketHandler({
     authorize,
+    share,
+    redeemTicket: services.redeemTicket,
     reader: core.reader,
     actions: services.actions,
     log,
@@ -58,7 +62,12 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const http = createHttpServer({
     services: publicServices,
     routes: services.routes,
-    interceptors: [createUnavailableInterceptor(), createAuthorizationInterceptor(authorize), createValidateInterceptor()],
+    interceptors: [
+      createUnavailableInterceptor(),
+      createAuthorizationInterceptor(authorize),
+      createFairShareInterceptor(share),
+      createValidateInterceptor(),
+    ],
     requestGate: createAuthorizationGate(authorize),
     limits: { requestBytes: config.limits.messageBytes },
     allowedOrigins: config.allowedOrigins,

@@ -50,7 +50,8 @@ export type Config = Readonly<{
     messageBytes: number;
     socketMessagesPerSecond: number;
     profiles: number;
-    perMinute: { registrations: number; sessionCreates: number; prompts: number };
+    callsAtOnce: number;
+    perMinute: { registrations: number; sessionCreates: number; prompts: number; tickets: number };
   };
 }>;
 
@@ -192,6 +193,13 @@ export const settings = {
     integer(1, 100_000),
   ),
   prompts: setting("CARREL_LIMIT_PROMPTS_PER_MINUTE", "60", "prompts to one session in any minute", integer(1, 10_000)),
+  tickets: setting("CARREL_LIMIT_TICKETS_PER_MINUTE", "300", "WebSocket tickets of one person in any minute", integer(1, 100_000)),
+  callsAtOnce: setting(
+    "CARREL_LIMIT_CALLS_AT_ONCE",
+    "8",
+    "calls of one person that are worked on at once; more of them wait their turn",
+    integer(1, 10_000),
+  ),
   messageBytes: setting("CARREL_LIMIT_MESSAGE_BYTES", "1048576", "largest request message", integer(16_384, 64 * 1024 * 1024)),
 };
 
@@ -241,6 +249,8 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     registrations,
     sessionCreates,
     prompts,
+    tickets,
+    callsAtOnce,
     ...rest
   } = values;
   return Object.freeze({
@@ -252,7 +262,14 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     tls: tlsKey && tlsCert ? { key: readFileSync(tlsKey, "utf8"), cert: readFileSync(tlsCert, "utf8") } : undefined,
     sandboxLimits: { memoryBytes, cpus, processes },
     sandboxSpace: { workspaceBytes, homeBytes },
-    limits: { concurrentSessions, profiles, messageBytes, socketMessagesPerSecond, perMinute: { registrations, sessionCreates, prompts } },
+    limits: {
+      concurrentSessions,
+      profiles,
+      callsAtOnce,
+      messageBytes,
+      socketMessagesPerSecond,
+      perMinute: { registrations, sessionCreates, prompts, tickets },
+    },
   });
 }
 

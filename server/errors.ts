@@ -38,6 +38,7 @@ const codes = new Map<ErrorReason, Code>([
   [ErrorReason.FORK_LIMIT, Code.ResourceExhausted],
   [ErrorReason.SESSION_NOT_ENDED, Code.FailedPrecondition],
   [ErrorReason.ALREADY_ANSWERED, Code.FailedPrecondition],
+  [ErrorReason.PROMPT_STARTED, Code.FailedPrecondition],
   [ErrorReason.SEQUENCE_GAP, Code.FailedPrecondition],
   [ErrorReason.DEFAULT_PROFILE, Code.FailedPrecondition],
   [ErrorReason.REQUEST_ID_REUSED, Code.AlreadyExists],

@@ -64,6 +64,7 @@ table kek_canary (
 )
 
 table pause (
+  answer bytea
   answered_by text
   created_at timestamp with time zone not null default now()
   decision bytea
@@ -128,6 +129,7 @@ table profile_memory (
 )
 
 table queued_prompt (
+  canceled_seq integer
   seq integer not null
   session_id text not null
   constraint queued_prompt_pkey PRIMARY KEY (session_id, seq)
@@ -219,6 +221,19 @@ table session (
 )
 CREATE INDEX session_alive ON public.session USING btree (state) WHERE (state <> 'ended'::text)
 CREATE INDEX session_by_owner ON public.session USING btree (owner_id, id DESC)
+
+table socket_ticket (
+  email text
+  expires_at timestamp with time zone not null
+  hash bytea not null
+  session_id text not null
+  token_expires_at timestamp with time zone not null
+  user_id uuid not null
+  constraint socket_ticket_pkey PRIMARY KEY (hash)
+  constraint socket_ticket_session_id_fkey FOREIGN KEY (session_id) REFERENCES session(id) ON DELETE CASCADE
+  constraint socket_ticket_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_user(id) ON DELETE CASCADE
+)
+CREATE INDEX socket_ticket_age ON public.socket_ticket USING btree (expires_at)
 
 table user_key (
   created_at timestamp with time zone not null default now()

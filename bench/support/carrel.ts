@@ -23,6 +23,8 @@ export type CarrelOptions = {
 
 type Place = { directory: string; database: Lab["database"]; modelUrl: string; key: string };
 
+export type SignedUp = { token: string; client: Client };
+
 /** A running installation with one registered user who has a key. */
 export type Carrel = {
   url: string;
@@ -37,6 +39,8 @@ export type Carrel = {
   endSession(sessionId: string): Promise<void>;
   /** Frees what the server no longer needs and says what it then holds; only with a `runnerPath`. */
   collectedMemory(): Promise<{ rss: number }>;
+  /** One more person with a key. The client closes with the installation, at the latest. */
+  signUp(email: string): Promise<SignedUp>;
   /** Ends its sessions and itself. */
   stop(): Promise<void>;
 };
@@ -56,10 +60,16 @@ export async function startCarrel(options: CarrelOptions & Place): Promise<Carre
   const child = spawnServer(options, database);
   const url = await readyUrl(child, directory);
   const issuer = await readLocalIssuer(join(directory, "data"));
-  const token = await issuer.issueToken({ email: "bench@example.com", ttlMs: 3_600_000, operator: false });
-  const client = createCarrel({ baseUrl: url, token });
-  await client.registration.register({});
-  await client.credentials.setApiKey({ apiKey: key });
+  const people: Client[] = [];
+  const signUp = async (email: string): Promise<SignedUp> => {
+    const token = await issuer.issueToken({ email, ttlMs: 3_600_000, operator: false });
+    const client = createCarrel({ baseUrl: url, token });
+    await client.registration.register({});
+    await client.credentials.setApiKey({ apiKey: key });
+    people.push(client);
+    return { token, client };
+  };
+  const { token, client } = await signUp("bench@example.com");
   const talkers = new Set<Talker>();
   return {
     url,
@@ -79,17 +89,18 @@ export async function startCarrel(options: CarrelOptions & Place): Promise<Carre
       const [memory] = (await once(child, "message")) as [{ rss: number }];
       return memory;
     },
-    stop: () => stop(child, client, talkers, directory),
+    signUp,
+    stop: () => stop(child, people, talkers, directory),
   };
 }
 
-async function stop(child: ChildProcess, client: Client, talkers: ReadonlySet<Talker>, directory: string): Promise<void> {
+async function stop(child: ChildProcess, people: readonly Client[], talkers: ReadonlySet<Talker>, directory: string): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   try {
     for (const talker of talkers) await talker.close();
-    await endAll(client);
+    for (const client of people) await endAll(client);
   } finally {
-    client.close();
+    for (const client of people) client.close();
     await leave(child);
   }
   await rm(runtimeOf(directory), { recursive: true, force: true });

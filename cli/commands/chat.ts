@@ -1,17 +1,15 @@
 import { type Command, Option } from "commander";
-import { type PermissionMode, PermissionModeSchema } from "../../gen/carrel/v1/session_pb.ts";
-import { retrying, valueOfWord, wordsOf } from "../../sdk/node.ts";
+import { retrying } from "../../sdk/node.ts";
 import { type ApprovePolicy, attach } from "../attach.ts";
 import { registered } from "../connection.ts";
 import { CliFailure, type ExitCode } from "../failures.ts";
+import { profileSelector } from "../profiles.ts";
 import type { CommandContext, Run } from "../program.ts";
+import { addRecipeOptions, type RecipeOptions, recipeOf } from "../recipe-options.ts";
 
-type ChatOptions = {
+type ChatOptions = RecipeOptions & {
   name?: string;
-  model?: string;
-  permissionMode?: string;
-  allowedTools?: string[];
-  deniedTools?: string[];
+  profile?: string;
   approve?: ApprovePolicy;
   verbose?: boolean;
 };
@@ -22,19 +20,17 @@ The session goes on after you leave; come back with carrel session attach.
 
 Examples:
   $ carrel chat
-  $ carrel chat "Fix the failing test" --allowed-tools "Bash(npm:*),Read"
+  $ carrel chat "Fix the failing test" --profile Builder --allowed-tools "Bash(npm:*),Read"
   $ carrel chat "What is in this directory?" --approve all --quiet < /dev/null > answer.txt`;
 
 export function addChatCommand(program: Command, run: Run): void {
-  program
+  const chatCommand = program
     .command("chat")
     .description("start a session and talk to it")
     .argument("[prompt]", "what to say first; stdin is never taken for it")
     .option("--name <name>", "display name of the session")
-    .option("--model <model>", "model name as the provider spells it")
-    .addOption(new Option("--permission-mode <mode>", "what runs without asking").choices(wordsOf(PermissionModeSchema)))
-    .option("--allowed-tools <patterns>", "calls that run without asking, comma-separated; repeatable", collectPatterns)
-    .option("--denied-tools <patterns>", "calls that never run; repeatable", collectPatterns)
+    .option("--profile <profile>", "what to start from, by id or name; options go over it; without it, your default profile");
+  addRecipeOptions(chatCommand)
     .addOption(approveOption())
     .option("-v, --verbose", "show everything, with full times")
     .addHelpText("after", help)
@@ -52,15 +48,12 @@ async function chat(context: CommandContext, prompt: string | undefined, options
     throw new CliFailure("no Anthropic credential is stored, so a session could not work", [
       "store an API key: carrel auth claude set-key",
     ]);
-  const mode = valueOfWord(PermissionModeSchema, options.permissionMode ?? "") as PermissionMode | undefined;
   const request = {
     requestId: crypto.randomUUID(),
     name: options.name ?? "",
-    model: options.model ?? "",
     initialPrompt: prompt ?? "",
-    allowedTools: options.allowedTools ?? [],
-    deniedTools: options.deniedTools ?? [],
-    ...(mode === undefined ? {} : { permissionMode: mode }),
+    ...profileSelector(options.profile),
+    ...recipeOf(options),
   };
   const { session } = await retrying(() => carrel.sessions.createSession(request));
   if (!session) throw new CliFailure("the server created a session and did not say which");
@@ -71,10 +64,4 @@ async function chat(context: CommandContext, prompt: string | undefined, options
     approve: options.approve,
     verbose: options.verbose ?? false,
   });
-}
-
-/** Commas inside parentheses belong to the pattern: `Bash(git:*),Read`. */
-export function collectPatterns(text: string, before: string[] = []): string[] {
-  const patterns = text.match(/(?:[^,(]|\([^)]*\)?)+/g) ?? [];
-  return [...before, ...patterns.map((pattern) => pattern.trim()).filter((pattern) => pattern !== "")];
 }

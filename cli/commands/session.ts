@@ -8,7 +8,10 @@ import { CliFailure, type ExitCode, usageFailure } from "../failures.ts";
 import { eventLine, renderEvent } from "../output-events.ts";
 import { listedSession, printSession, printSessions } from "../output-session.ts";
 import type { CommandContext, Run } from "../program.ts";
+import { parseCount } from "../recipe-options.ts";
 import { approveOption } from "./chat.ts";
+import { checkSessionId } from "./session-id.ts";
+import { addQueueCommands } from "./session-queue.ts";
 
 type IdOption = { id?: string };
 type ListOptions = { status?: string; limit?: number; cursor?: string };
@@ -45,6 +48,7 @@ export function addSessionCommands(program: Command, run: Run): void {
     .argument("<name>", "its name, up to 200 characters")
     .addHelpText("after", '\nExample:\n  $ carrel session rename ses_0123456789abcdef0123456789abcdef "release notes"')
     .action(run(renameSession));
+  addQueueCommands(session, run);
   withId(session.command("delete"), "remove the record of an ended one, with all that was said").action(run(deleteSession));
 }
 
@@ -59,13 +63,7 @@ function withId(command: Command, description: string, exampleOption = ""): Comm
 
 function idOf(argument: string | undefined, { id }: IdOption): string {
   if (argument !== undefined && id !== undefined && argument !== id) throw usageFailure("two different sessions are named");
-  return checkId(argument ?? id);
-}
-
-function checkId(id: string | undefined): string {
-  if (!id) throw usageFailure("which session?", "see which there are: carrel session list");
-  if (!/^ses_[0-9a-f]{32}$/.test(id)) throw usageFailure(`not the id of a session: ${id}`, "see which there are: carrel session list");
-  return id;
+  return checkSessionId(argument ?? id);
 }
 
 async function listSessions(context: CommandContext, { status, limit, cursor }: ListOptions): Promise<void> {
@@ -133,7 +131,7 @@ async function showHistory(
 }
 
 async function renameSession(context: CommandContext, id: string, name: string): Promise<void> {
-  const sessionId = checkId(id);
+  const sessionId = checkSessionId(id);
   const { session } = await (await context.carrel()).sessions.renameSession({ sessionId, name });
   if (context.output.json && session) return context.output.document({ session: toProductJson(SessionSchema, session) });
   context.output.notice(`Renamed ${sessionId} to ${session?.name ?? name}`);
@@ -154,9 +152,4 @@ function parseStatus(text: string): string {
   if (valueOfWord(SessionStatusSchema, text) === undefined)
     throw new InvalidArgumentError(`It is one of ${wordsOf(SessionStatusSchema).join(", ")}.`);
   return text;
-}
-
-function parseCount(text: string): number {
-  if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError("It is a whole number from 1.");
-  return Number(text);
 }

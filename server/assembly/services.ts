@@ -6,7 +6,7 @@ import { MemoryService } from "../../gen/carrel/v1/memory_service_pb.ts";
 import { ProfileService } from "../../gen/carrel/v1/profile_service_pb.ts";
 import { RegistrationService } from "../../gen/carrel/v1/registration_service_pb.ts";
 import { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
-import { createChannelActions } from "../channel/actions.ts";
+import { type ChannelActions, createChannelActions } from "../channel/actions.ts";
 import { derivePattern } from "../channel/permissions/derive.ts";
 import { patternMatches } from "../channel/permissions/engine.ts";
 import { parsePattern } from "../channel/permissions/pattern.ts";
@@ -17,9 +17,10 @@ import { hasCredential } from "../credentials/store.ts";
 import { directWriterKey } from "../http/direct-stream.ts";
 import { requireUser } from "../identity/authorize.ts";
 import { untilExpiry } from "../identity/expiry.ts";
+import { createSocketTickets, type SocketTickets } from "../identity/tickets/tickets.ts";
 import type { UserDirectory } from "../identity/user-directory.ts";
 import { pinnedSettings } from "../journal/pinned.ts";
-import { createRateLimiter } from "../limits/limiter.ts";
+import { createRateLimiter, type RateLimiter } from "../limits/limiter.ts";
 import { createMemoryService } from "../memory/service.ts";
 import { optionsMessage } from "../profiles/message.ts";
 import { createProfileOpener } from "../profiles/open.ts";
@@ -62,7 +63,8 @@ export function createServices(parts: ServiceParts) {
     aliveOf,
     once,
   });
-  const services = { people: peopleServices(parts, limiter), sessions: sessionServices(parts, limiter, actions) };
+  const tickets = createSocketTickets({ db: storage.db, hashToken: storage.hashToken });
+  const services = { people: peopleServices(parts, limiter), sessions: sessionServices(parts, { limiter, actions, tickets }) };
   const routes = (router: ConnectRouter): void => {
     router.service(RegistrationService, services.people.registration);
     router.service(CredentialService, services.people.credential);
@@ -71,12 +73,14 @@ export function createServices(parts: ServiceParts) {
     router.service(SessionService, services.sessions.session);
     router.service(ChannelService, services.sessions.channel);
   };
-  return { routes, actions, sweep: () => limiter.sweep(storage.db) };
+  const sweep = async (): Promise<void> => {
+    await limiter.sweep(storage.db);
+    await tickets.sweep();
+  };
+  return { routes, actions, redeemTicket: tickets.redeem, sweep };
 }
 
-type Limiter = ReturnType<typeof createRateLimiter>;
-
-function peopleServices({ config, storage, core, directory }: ServiceParts, limiter: Limiter) {
+function peopleServices({ config, storage, core, directory }: ServiceParts, limiter: RateLimiter) {
   const { db, userVault, vault } = storage;
   return {
     registration: createRegistrationService({
@@ -105,11 +109,9 @@ function peopleServices({ config, storage, core, directory }: ServiceParts, limi
   };
 }
 
-function sessionServices(
-  { config, storage, core, poke }: ServiceParts,
-  limiter: Limiter,
-  actions: ReturnType<typeof createChannelActions>,
-) {
+type Shared = { limiter: RateLimiter; actions: ChannelActions; tickets: SocketTickets };
+
+function sessionServices({ config, storage, core, poke }: ServiceParts, { limiter, actions, tickets }: Shared) {
   const { db, userVault, installation } = storage;
   const place = { region: config.region, demo: config.demo, showSettings: optionsMessage };
   const show = (rows: readonly ShownSession[]) =>
@@ -137,6 +139,10 @@ function sessionServices(
       changed: core.changed,
       userVault,
       userOf: requireUser,
+      async issueTicket(user, sessionId) {
+        await limiter.ticket(db, user.userId);
+        return tickets.issue(user, sessionId);
+      },
       streamSignal: (context) => untilExpiry(requireUser(context), context.signal),
       directWriter: (context) => context.values.get(directWriterKey),
       showAliveOf: async (ownerId) => show(await listAliveOf(db, ownerId)),

@@ -1,21 +1,34 @@
-import { create } from "@bufbuild/protobuf";
+import { create, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
 import type { Kysely, Transaction } from "kysely";
 import {
   type AnswerApprovalRequest,
+  AnswerApprovalRequestSchema,
+  type AnswerApprovalResponse,
+  AnswerApprovalResponseSchema,
   type AnswerQuestionRequest,
+  AnswerQuestionRequestSchema,
+  type AnswerQuestionResponse,
+  AnswerQuestionResponseSchema,
+  type CancelPromptRequest,
+  CancelPromptRequestSchema,
+  type CancelPromptResponse,
+  CancelPromptResponseSchema,
   type InterruptRequest,
   type SendPromptRequest,
   SendPromptRequestSchema,
   type SendPromptResponse,
   SendPromptResponseSchema,
 } from "../../gen/carrel/v1/channel_service_pb.ts";
+import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import type { Database } from "../db/database.ts";
+import { notFound, refusal } from "../errors.ts";
 import type { User } from "../identity/principal.ts";
-import type { Guard, Journal } from "../journal/journal.ts";
-import { lockSession } from "../journal/store.ts";
-import { acceptPrompt } from "../journal/turns.ts";
+import type { Change, Guard, Journal } from "../journal/journal.ts";
+import { type LockedSession, lockSession } from "../journal/store.ts";
+import { acceptPrompt, cancelPrompt } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import { type AnswerRules, answerApproval, answerQuestion } from "./answers.ts";
+import type { Answerer } from "./repeated-answers.ts";
 
 export type ChannelActionsDeps = {
   db: Kysely<Database>;
@@ -32,62 +45,84 @@ export type ChannelActionsDeps = {
 /** What a person can do to a live session, whichever surface the wish came through. Requests are validated before. */
 export type ChannelActions = {
   sendPrompt(user: User, request: SendPromptRequest): Promise<SendPromptResponse>;
+  cancelPrompt(user: User, request: CancelPromptRequest): Promise<CancelPromptResponse>;
   interrupt(user: User, request: InterruptRequest): Promise<{ interrupted: boolean }>;
-  answerApproval(user: User, request: AnswerApprovalRequest): Promise<{ pattern: string; seq: number }>;
-  answerQuestion(user: User, request: AnswerQuestionRequest): Promise<{ seq: number }>;
+  answerApproval(user: User, request: AnswerApprovalRequest): Promise<AnswerApprovalResponse>;
+  answerQuestion(user: User, request: AnswerQuestionRequest): Promise<AnswerQuestionResponse>;
 };
 
 export function createChannelActions(deps: ChannelActionsDeps): ChannelActions {
-  const alive = (user: User): Guard => deps.aliveOf(user.userId);
+  const change = createOnceChanger(deps);
   return {
-    sendPrompt: (user, request) => sendPrompt(deps, user, request, alive(user)),
+    sendPrompt: (user, request) =>
+      change(user, prompting, request, {
+        before: (tx, session) => deps.limitPrompt(tx, session.id),
+        body: async (one) => create(SendPromptResponseSchema, await acceptPrompt(one, request.text, request.requestId)),
+      }),
+    cancelPrompt: (user, request) => change(user, canceling, request, { body: (one) => takeBack(one, request.seq, user) }),
     async interrupt(user, request) {
-      const interrupted = await deps.journal.change(request.sessionId, alive(user), (change) => {
-        if (change.session.turn === 0) return false;
-        change.command({ case: "interrupt", value: { turn: change.session.turn } });
+      const interrupted = await deps.journal.change(request.sessionId, deps.aliveOf(user.userId), (one) => {
+        if (one.session.turn === 0) return false;
+        one.command({ case: "interrupt", value: { turn: one.session.turn } });
         // Should the runner be lost before it obeys, the turn ends instead of being given to the next one.
-        change.set({ turn_acted: true });
+        one.set({ turn_acted: true });
         return true;
       });
       return { interrupted };
     },
     answerApproval: (user, request) =>
-      deps.journal.change(request.sessionId, alive(user), (change) => answerApproval(change, request, nameOf(user), deps.rules)),
-    answerQuestion: (user, request) =>
-      deps.journal.change(request.sessionId, alive(user), (change) => answerQuestion(change, request, nameOf(user))),
+      change(user, approving, request, { body: (one) => answerApproval(one, request, answererOf(user), deps.rules) }),
+    answerQuestion: (user, request) => change(user, answering, request, { body: (one) => answerQuestion(one, request, answererOf(user)) }),
   };
 }
 
-async function sendPrompt(
-  deps: ChannelActionsDeps,
-  { userId }: User,
-  request: SendPromptRequest,
-  guard: Guard,
-): Promise<SendPromptResponse> {
-  const vault = await deps.userVault(userId);
-  let published = () => {};
-  const answer = await deps.db.transaction().execute((tx) => {
-    const call = {
-      ownerId: userId,
-      method: "SendPrompt",
-      requestId: request.requestId,
-      vault,
-      request: { schema: SendPromptRequestSchema, message: request },
-      response: SendPromptResponseSchema,
-    };
-    return deps.once(tx, call, async () => {
-      const session = guard(await lockSession(tx, request.sessionId));
-      await deps.limitPrompt(tx, session.id);
-      const made = await deps.journal.changeWithin(tx, session, (change) => acceptPrompt(change, request.text, request.requestId));
-      published = made.published;
-      return create(SendPromptResponseSchema, made.value);
-    });
-  });
-  published();
-  return answer;
+const prompting = { method: "SendPrompt", request: SendPromptRequestSchema, response: SendPromptResponseSchema };
+const canceling = { method: "CancelPrompt", request: CancelPromptRequestSchema, response: CancelPromptResponseSchema };
+const approving = { method: "AnswerApproval", request: AnswerApprovalRequestSchema, response: AnswerApprovalResponseSchema };
+const answering = { method: "AnswerQuestion", request: AnswerQuestionRequestSchema, response: AnswerQuestionResponseSchema };
+
+type Call<Request extends DescMessage, Response extends DescMessage> = { method: string; request: Request; response: Response };
+
+type Work<Response extends DescMessage> = {
+  /** What else belongs into the transaction, before the change. */
+  before?(tx: Transaction<Database>, session: LockedSession): Promise<void>;
+  body(change: Change): Promise<MessageShape<Response>>;
+};
+
+/** Changes a live session of the caller, once for each request id. */
+function createOnceChanger(deps: ChannelActionsDeps) {
+  return async <Request extends DescMessage, Response extends DescMessage>(
+    user: User,
+    { method, request: schema, response }: Call<Request, Response>,
+    message: MessageShape<Request> & { sessionId: string; requestId: string },
+    { before, body }: Work<Response>,
+  ): Promise<MessageShape<Response>> => {
+    const vault = await deps.userVault(user.userId);
+    const call = { ownerId: user.userId, method, requestId: message.requestId, vault, request: { schema, message }, response };
+    let published = () => {};
+    const answer = await deps.db.transaction().execute((tx) =>
+      deps.once(tx, call, async () => {
+        const session = deps.aliveOf(user.userId)(await lockSession(tx, message.sessionId));
+        await before?.(tx, session);
+        const made = await deps.journal.changeWithin(tx, session, body);
+        published = made.published;
+        return made.value;
+      }),
+    );
+    published();
+    return answer;
+  };
+}
+
+async function takeBack(change: Change, promptSeq: number, user: User): Promise<CancelPromptResponse> {
+  const canceled = await cancelPrompt(change, promptSeq, answererOf(user).name);
+  if (canceled === "no_prompt") throw notFound("prompt");
+  if (canceled === "started")
+    throw refusal(ErrorReason.PROMPT_STARTED, "the turn of this prompt has begun, interrupt it instead", { seq: String(promptSeq) });
+  return create(CancelPromptResponseSchema, canceled);
 }
 
 /** Who answered, as people know each other. */
-function nameOf(user: User): string {
-  return user.email ?? user.subject;
+function answererOf({ userId, email, subject }: User): Answerer {
+  return { userId, name: email ?? subject };
 }

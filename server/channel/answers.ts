@@ -1,11 +1,19 @@
-import type { JsonObject } from "@bufbuild/protobuf";
+import { create, type DescMessage, fromBinary, type JsonObject, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import { ApprovalScope, PendingOutcome } from "../../gen/carrel/v1/approval_pb.ts";
-import type { AnswerApprovalRequest, AnswerQuestionRequest } from "../../gen/carrel/v1/channel_service_pb.ts";
+import {
+  type AnswerApprovalRequest,
+  type AnswerApprovalResponse,
+  AnswerApprovalResponseSchema,
+  type AnswerQuestionRequest,
+  type AnswerQuestionResponse,
+  AnswerQuestionResponseSchema,
+} from "../../gen/carrel/v1/channel_service_pb.ts";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { Change } from "../journal/journal.ts";
-import { type DecisionInit, openApproval, openQuestion, resolvePause } from "../journal/pauses.ts";
+import { openApproval, openQuestion, type Resolving, resolvePause } from "../journal/pauses.ts";
 import { findPause, type PauseRow, type SessionCore } from "../journal/store.ts";
+import { type Answerer, firstResponse, personsAnswer } from "./repeated-answers.ts";
 
 export type AnswerRules = {
   /** What the permission engine says of a call in this session. */
@@ -18,22 +26,21 @@ export type AnswerRules = {
 const defaultDenial = "The user denied this tool call.";
 
 /** Answers an approval inside a change. What was asked is what runs, unless the person edited it. */
-export async function answerApproval(change: Change, request: AnswerApprovalRequest, answeredBy: string, rules: AnswerRules) {
-  const pause = await openPause(change, "approval", request.toolUseId);
+export async function answerApproval(
+  change: Change,
+  request: AnswerApprovalRequest,
+  who: Answerer,
+  rules: AnswerRules,
+): Promise<AnswerApprovalResponse> {
+  const pause = await pauseOf(change, "approval", request.toolUseId);
+  const content = contentOf(request);
+  if (pause.outcome !== null) return again(change, pause, who, content, AnswerApprovalResponseSchema);
   const asked = openApproval(change.vault, pause);
   checkEdit(change.session, asked.toolName, request, rules);
   const pattern = request.approved ? keptPattern(request, asked.toolName, asked.toolInput ?? {}, rules) : "";
-  const message = request.approved ? "" : request.message || defaultDenial;
-  const decision = {
-    toolUseId: pause.id,
-    allow: request.approved,
-    message,
-    ...(request.approved && request.updatedInput ? { updatedInput: request.updatedInput } : {}),
-  };
-  await claim(change, pause, request.approved ? "approved" : "denied", answeredBy, decision);
-  if (pattern && !change.session.session_patterns.includes(pattern))
-    change.set({ session_patterns: [...change.session.session_patterns, pattern] });
-  change.command({ case: "toolDecision", value: decision });
+  const { message } = content;
+  const edited = request.approved && request.updatedInput ? { updatedInput: request.updatedInput } : {};
+  const decision = { toolUseId: pause.id, allow: request.approved, message, ...edited };
   const seq = change.append({
     case: "toolApprovalResolved",
     value: {
@@ -42,26 +49,57 @@ export async function answerApproval(change: Change, request: AnswerApprovalRequ
       scope: pattern ? ApprovalScope.SESSION : ApprovalScope.ONCE,
       pattern,
       message,
-      answeredBy,
-      ...(request.approved && request.updatedInput ? { updatedInput: request.updatedInput } : {}),
+      answeredBy: who.name,
+      ...edited,
     },
   });
-  return { pattern, seq };
+  const response = create(AnswerApprovalResponseSchema, { pattern, seq });
+  const answer = personsAnswer(who, content, toBinary(AnswerApprovalResponseSchema, response));
+  await claim(change, pause, { outcome: request.approved ? "approved" : "denied", decision, answer });
+  if (pattern && !change.session.session_patterns.includes(pattern))
+    change.set({ session_patterns: [...change.session.session_patterns, pattern] });
+  change.command({ case: "toolDecision", value: decision });
+  return response;
 }
 
 /** Answers a question inside a change: the agent gets its own input back with the answers by question. */
-export async function answerQuestion(change: Change, request: AnswerQuestionRequest, answeredBy: string) {
-  const pause = await openPause(change, "question", request.questionId);
+export async function answerQuestion(change: Change, request: AnswerQuestionRequest, who: Answerer): Promise<AnswerQuestionResponse> {
+  const pause = await pauseOf(change, "question", request.questionId);
+  if (pause.outcome !== null) return again(change, pause, who, request.answers, AnswerQuestionResponseSchema);
   const asked = openQuestion(change.vault, pause);
   const answers = answersByQuestion(asked.questions, request.answers);
   const decision = { toolUseId: pause.id, allow: true, updatedInput: { answers } };
-  await claim(change, pause, "approved", answeredBy, decision);
-  change.command({ case: "toolDecision", value: decision });
   const seq = change.append({
     case: "questionResolved",
-    value: { questionId: pause.id, outcome: PendingOutcome.APPROVED, answers: request.answers, answeredBy },
+    value: { questionId: pause.id, outcome: PendingOutcome.APPROVED, answers: request.answers, answeredBy: who.name },
   });
-  return { seq };
+  const response = create(AnswerQuestionResponseSchema, { seq });
+  const answer = personsAnswer(who, request.answers, toBinary(AnswerQuestionResponseSchema, response));
+  await claim(change, pause, { outcome: "approved", decision, answer });
+  change.command({ case: "toolDecision", value: decision });
+  return response;
+}
+
+/** What an answer to an approval says, defaults filled in. */
+function contentOf(request: AnswerApprovalRequest) {
+  const { approved, approvalScope, approvalPattern, updatedInput } = request;
+  const message = approved ? "" : request.message || defaultDenial;
+  if (!approved) return { approved, message };
+  const forSession = approvalScope === ApprovalScope.SESSION;
+  return { approved, message, forSession, pattern: forSession ? approvalPattern : "", updatedInput: updatedInput ?? null };
+}
+
+/** The first answer, when this is the same once more. */
+function again<Desc extends DescMessage>(
+  change: Change,
+  pause: PauseRow,
+  who: Answerer,
+  content: JsonObject,
+  schema: Desc,
+): MessageShape<Desc> {
+  const response = firstResponse(change.vault, pause, who, content);
+  if (!response) throw alreadyAnswered(pause);
+  return fromBinary(schema, response);
 }
 
 /** Keys may be headers or sentences; the agent knows only sentences. An answer to nothing that was asked is refused. */
@@ -94,21 +132,14 @@ function checkEdit(session: SessionCore, toolName: string, request: AnswerApprov
     throw refusal(ErrorReason.PERMISSION_DENIED, `updated_input: ${verdict.message}`, { field: "updated_input" });
 }
 
-async function openPause(change: Change, kind: PauseRow["kind"], id: string): Promise<PauseRow> {
+async function pauseOf(change: Change, kind: PauseRow["kind"], id: string): Promise<PauseRow> {
   const pause = await findPause(change.tx, change.session.id, id);
   if (pause?.kind !== kind) throw notFound(kind);
-  if (pause.outcome !== null) throw alreadyAnswered(pause);
   return pause;
 }
 
-async function claim(
-  change: Change,
-  pause: PauseRow,
-  outcome: "approved" | "denied",
-  answeredBy: string,
-  decision: DecisionInit,
-): Promise<void> {
-  if (!(await resolvePause(change, pause, outcome, answeredBy, decision))) throw alreadyAnswered(pause);
+async function claim(change: Change, pause: PauseRow, resolving: Resolving): Promise<void> {
+  if (!(await resolvePause(change, pause, resolving))) throw alreadyAnswered(pause);
 }
 
 function alreadyAnswered(pause: PauseRow) {

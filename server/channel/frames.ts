@@ -107,6 +107,7 @@ const projections: { [C in Case]: (value: Value<C>) => Projection } = {
     }),
   usageDelta: ({ model, usage: tally, costUsd }) => ({ type: "usage_delta", payload: { model, ...usage(tally), cost_usd: costUsd } }),
   sdkSessionId: ({ id }) => ({ type: "sdk_session_id", payload: { sdk_session_id: id } }),
+  promptCanceled: ({ promptSeq, canceledBy }) => notice("prompt_canceled", "", { prompt_seq: promptSeq, canceled_by: canceledBy }),
   turnStart: ({ promptSeq }) => notice("turn_started", "", { prompt_seq: promptSeq }),
 };
 

@@ -5,6 +5,7 @@ import type { Kysely } from "kysely";
 import {
   type ChannelService,
   type GetHistoryResponse,
+  type QueuedPromptSchema,
   type WatchSessionsResponse,
   WatchSessionsResponseSchema,
 } from "../../gen/carrel/v1/channel_service_pb.ts";
@@ -14,7 +15,8 @@ import type { Database } from "../db/database.ts";
 import type { User } from "../identity/principal.ts";
 import { openApproval, openQuestion } from "../journal/pauses.ts";
 import type { JournalReader } from "../journal/reader.ts";
-import { listOpenPauses, type PauseRow, type SessionRow } from "../journal/store.ts";
+import { openEvent } from "../journal/seal.ts";
+import { listOpenPauses, listQueuedPromptRows, type PauseRow, type SessionRow } from "../journal/store.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { ChannelActions } from "./actions.ts";
 import type { ChangedSessions } from "./changed-sessions.ts";
@@ -27,6 +29,8 @@ export type ChannelServiceDeps = {
   changed: ChangedSessions;
   userVault(userId: string): Promise<UserVault>;
   userOf(context: HandlerContext): User;
+  /** Counts the ticket against its limit and makes it, or refuses with RATE_LIMITED. */
+  issueTicket(user: User, sessionId: string): Promise<{ ticket: string; expiresAt: Date }>;
   /** Aborts with the call, and when the caller's token has been expired for a minute. */
   streamSignal(context: HandlerContext): AbortSignal;
   /** A short way to the reader of the call, where it has one: resolves with what is left to be yielded. */
@@ -61,6 +65,11 @@ export function createChannelService(deps: ChannelServiceDeps): ServiceImpl<type
       return history(deps.reader, session, request.afterSeq, request.limit);
     },
     sendPrompt: (request, context) => actions.sendPrompt(userOf(context), request),
+    async listQueuedPrompts(request, context) {
+      const session = await deps.reader.session(userOf(context).userId, request.sessionId);
+      return { prompts: await queuedPrompts(deps, session, request.afterSeq, Math.min(request.limit || 50, 200)) };
+    },
+    cancelPrompt: (request, context) => actions.cancelPrompt(userOf(context), request),
     interrupt: (request, context) => actions.interrupt(userOf(context), request),
     answerApproval: (request, context) => actions.answerApproval(userOf(context), request),
     answerQuestion: (request, context) => actions.answerQuestion(userOf(context), request),
@@ -74,7 +83,29 @@ export function createChannelService(deps: ChannelServiceDeps): ServiceImpl<type
         questions: pauses.filter(({ kind }) => kind === "question").map((pause) => ({ ...openQuestion(vault, pause), ...about(pause) })),
       };
     },
+    async createSocketTicket({ sessionId }, context) {
+      const user = userOf(context);
+      const session = await deps.reader.session(user.userId, sessionId);
+      const { ticket, expiresAt } = await deps.issueTicket(user, session.id);
+      return { ticket, expiresAt: timestampFromDate(expiresAt) };
+    },
   };
+}
+
+async function queuedPrompts(
+  { db, userVault }: ChannelServiceDeps,
+  session: SessionRow,
+  afterSeq: number,
+  limit: number,
+): Promise<MessageInitShape<typeof QueuedPromptSchema>[]> {
+  const rows = await listQueuedPromptRows(db, session.id, afterSeq, limit);
+  if (rows.length === 0) return [];
+  const vault = await userVault(session.owner_id);
+  return rows.map((row) => {
+    const { seq, createdAt, payload } = openEvent(vault, row);
+    const prompt = payload?.kind.case === "user" ? payload.kind.value : undefined;
+    return { seq, text: prompt?.text ?? "", requestId: prompt?.requestId ?? "", ...(createdAt ? { createdAt } : {}) };
+  });
 }
 
 /** Whole frames up to 4 MiB; the first always goes, so that a page is never empty before the end. */

@@ -1,4 +1,5 @@
 import type { CredentialTable } from "../credentials/store.ts";
+import type { SocketTicketTable } from "../identity/tickets/store.ts";
 import type { JournalTables } from "../journal/tables.ts";
 import type { RateLimitTable } from "../limits/store.ts";
 import type { ProfileMemoryTable } from "../memory/store.ts";
@@ -16,4 +17,5 @@ export type Database = VaultTables &
     profile_memory: ProfileMemoryTable;
     rate_limit: RateLimitTable;
     request_id: RequestIdTable;
+    socket_ticket: SocketTicketTable;
   };

@@ -60,25 +60,34 @@ export async function standingOf(change: Change, call: AskedCall, question: Ques
   return fromBinary(ToolDecisionSchema, openBytes(change.vault, pause.session_id, `pause/${pause.id}/decision`, pause.decision));
 }
 
+/** A person's answer: who, and the bytes by which its repeat is known and answered. */
+export type PersonsAnswer = { by: string; record: Uint8Array };
+
+export type Resolving = { outcome: PauseOutcome; decision?: DecisionInit; answer?: PersonsAnswer };
+
 /** Closes one pause, with what the runner is told where somebody decided; false when somebody was first. */
-export async function resolvePause(
-  change: Change,
-  pause: PauseRow,
-  outcome: PauseOutcome,
-  answeredBy: string | null,
-  decision?: DecisionInit,
-): Promise<boolean> {
-  const sealed = decision ? sealDecision(change, pause.id, decision) : null;
-  if (!(await closePause(change.tx, pause.session_id, pause.id, { outcome, answeredBy, decision: sealed }))) return false;
+export async function resolvePause(change: Change, pause: PauseRow, { outcome, decision, answer }: Resolving): Promise<boolean> {
+  const closing = {
+    outcome,
+    answered_by: answer?.by ?? null,
+    decision: decision ? sealDecision(change, pause.id, decision) : null,
+    answer: answer ? sealBytes(change.vault, pause.session_id, `pause/${pause.id}/answer`, answer.record) : null,
+  };
+  if (!(await closePause(change.tx, pause.session_id, pause.id, closing))) return false;
   change.set({ pending_count: change.session.pending_count - 1 });
   return true;
+}
+
+/** The record a person's answer was closed with; undefined where no person answered. */
+export function answerRecord(vault: UserVault, pause: PauseRow): Uint8Array | undefined {
+  return pause.answer ? openBytes(vault, pause.session_id, `pause/${pause.id}/answer`, pause.answer) : undefined;
 }
 
 /** Refuses what nobody answered in time, and tells the agent so. */
 export async function expirePause(change: Change, pause: PauseRow): Promise<void> {
   const message = "Nobody answered in time.";
   const decision = { toolUseId: pause.id, allow: false, message };
-  if (!(await resolvePause(change, pause, "denied", null, decision))) return;
+  if (!(await resolvePause(change, pause, { outcome: "denied", decision }))) return;
   change.command({ case: "toolDecision", value: decision });
   if (pause.kind === "question") change.append({ case: "questionResolved", value: { questionId: pause.id, outcome: outcomes.denied } });
   else change.append({ case: "toolApprovalResolved", value: { toolUseId: pause.id, outcome: outcomes.denied, message } });
@@ -88,7 +97,7 @@ export async function expirePause(change: Change, pause: PauseRow): Promise<void
 export async function closeOpenPauses(change: Change, outcome: PauseOutcome): Promise<void> {
   if (change.session.pending_count === 0) return;
   for (const pause of await listOpenPauses(change.tx, change.session.id)) {
-    await resolvePause(change, pause, outcome, null);
+    await resolvePause(change, pause, { outcome });
     if (pause.kind === "approval")
       change.append({ case: "toolApprovalResolved", value: { toolUseId: pause.id, outcome: outcomes[outcome] } });
     else change.append({ case: "questionResolved", value: { questionId: pause.id, outcome: outcomes[outcome] } });
@@ -117,6 +126,7 @@ async function insert(change: Change, { kind, id, seq, request, decision }: NewP
     outcome: decision ? "denied" : null,
     decision: decision ? sealDecision(change, id, decision) : null,
     answered_by: null,
+    answer: null,
   });
   if (!decision) change.set({ pending_count: session.pending_count + 1 });
 }

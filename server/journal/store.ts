@@ -96,15 +96,26 @@ const pageBytes = 128 * 1024;
 
 /** Rows of the log after `afterSeq`, oldest first: at most `limit`, and at most a page's bytes. Empty only at the end. */
 export async function listEventRows(db: Kysely<Database>, sessionId: string, afterSeq: number, limit: number) {
-  // Limited before it is summed: a reader at the start of a long log must not weigh the whole of it for one page.
-  const next = db
+  return pageOf(db, eventsAfter(db, sessionId, afterSeq), limit);
+}
+
+/** Rows of the prompts that wait, in the same pages. */
+export async function listQueuedPromptRows(db: Kysely<Database>, sessionId: string, afterSeq: number, limit: number) {
+  const waiting = db.selectFrom("queued_prompt").select("seq").where("session_id", "=", sessionId).where("canceled_seq", "is", null);
+  return pageOf(db, eventsAfter(db, sessionId, afterSeq).where("seq", "in", waiting), limit);
+}
+
+function eventsAfter(db: Kysely<Database>, sessionId: string, afterSeq: number) {
+  return db
     .selectFrom("event")
     .select(["session_id", "seq", "turn", "created_at", "payload"])
     .where("session_id", "=", sessionId)
-    .where("seq", ">", afterSeq)
-    .orderBy("seq")
-    .limit(limit)
-    .as("next");
+    .where("seq", ">", afterSeq);
+}
+
+async function pageOf(db: Kysely<Database>, events: ReturnType<typeof eventsAfter>, limit: number) {
+  // Limited before it is summed: a reader at the start of a long log must not weigh the whole of it for one page.
+  const next = events.orderBy("seq").limit(limit).as("next");
   const before = sql<number>`sum(octet_length(payload)) over (order by seq) - octet_length(payload)`.as("bytes_before");
   return db
     .selectFrom(db.selectFrom(next).selectAll().select(before).as("page"))
@@ -130,12 +141,18 @@ export async function deleteCommands(tx: Transaction<Database>, sessionId: strin
 }
 
 export async function queuePrompt(tx: Transaction<Database>, sessionId: string, seq: number): Promise<void> {
-  await tx.insertInto("queued_prompt").values({ session_id: sessionId, seq }).execute();
+  await tx.insertInto("queued_prompt").values({ session_id: sessionId, seq, canceled_seq: null }).execute();
 }
 
 /** Takes the oldest queued prompt out of the queue; undefined when it is empty. */
 export async function takeQueuedPrompt(tx: Transaction<Database>, sessionId: string): Promise<number | undefined> {
-  const oldest = tx.selectFrom("queued_prompt").select("seq").where("session_id", "=", sessionId).orderBy("seq").limit(1);
+  const oldest = tx
+    .selectFrom("queued_prompt")
+    .select("seq")
+    .where("session_id", "=", sessionId)
+    .where("canceled_seq", "is", null)
+    .orderBy("seq")
+    .limit(1);
   const row = await tx
     .deleteFrom("queued_prompt")
     .where("session_id", "=", sessionId)
@@ -143,6 +160,25 @@ export async function takeQueuedPrompt(tx: Transaction<Database>, sessionId: str
     .returning("seq")
     .executeTakeFirst();
   return row?.seq;
+}
+
+/** How a prompt stands in the queue; undefined when it was never there, or began. */
+export async function findQueuedPrompt(tx: Transaction<Database>, sessionId: string, seq: number) {
+  return tx
+    .selectFrom("queued_prompt")
+    .select("canceled_seq")
+    .where("session_id", "=", sessionId)
+    .where("seq", "=", seq)
+    .executeTakeFirst();
+}
+
+export async function cancelQueuedPrompt(tx: Transaction<Database>, sessionId: string, seq: number, canceledSeq: number): Promise<void> {
+  await tx
+    .updateTable("queued_prompt")
+    .set({ canceled_seq: canceledSeq })
+    .where("session_id", "=", sessionId)
+    .where("seq", "=", seq)
+    .execute();
 }
 
 export async function insertPause(tx: Transaction<Database>, pause: Insertable<PauseTable>): Promise<void> {
@@ -157,18 +193,13 @@ export async function listOpenPauses(db: Kysely<Database>, sessionId: string): P
   return db.selectFrom("pause").selectAll().where("session_id", "=", sessionId).where("outcome", "is", null).orderBy("seq").execute();
 }
 
-export type PauseClosing = { outcome: string; answeredBy: string | null; decision: Uint8Array | null };
+export type PauseClosing = Pick<PauseRow, "outcome" | "answered_by"> & { decision: Uint8Array | null; answer: Uint8Array | null };
 
 /** Closes one open pause; false when somebody was first. */
-export async function closePause(
-  tx: Transaction<Database>,
-  sessionId: string,
-  id: string,
-  { outcome, answeredBy, decision }: PauseClosing,
-): Promise<boolean> {
+export async function closePause(tx: Transaction<Database>, sessionId: string, id: string, closing: PauseClosing): Promise<boolean> {
   const result = await tx
     .updateTable("pause")
-    .set({ outcome, answered_by: answeredBy, decision })
+    .set(closing)
     .where("session_id", "=", sessionId)
     .where("id", "=", id)
     .where("outcome", "is", null)

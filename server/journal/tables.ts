@@ -112,7 +112,12 @@ export type EventTable = {
   chain: Bytes;
 };
 
-export type QueuedPromptTable = { session_id: string; seq: number };
+export type QueuedPromptTable = {
+  session_id: string;
+  seq: number;
+  /** The event that says that it was taken back; null while it waits. Kept, so that taking it back again gets the same answer. */
+  canceled_seq: number | null;
+};
 
 export type CommandTable = { session_id: string; id: number; payload: Bytes };
 
@@ -127,6 +132,8 @@ export type PauseTable = {
   /** The sealed decision the runner was given; null while open, and where nobody decided. */
   decision: NullableBytes;
   answered_by: string | null;
+  /** The sealed hash of who answered what, with the answer they got; null where no person did. */
+  answer: NullableBytes;
   created_at: Generated<Date>;
 };
 

@@ -1,11 +1,11 @@
 // What may happen to a turn, as changes of its session. One turn at a time; prompts wait in the queue.
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { Event, TurnResultSchema } from "../../gen/carrel/v1/event_pb.ts";
+import type { Event, TurnResultSchema, UserMessage } from "../../gen/carrel/v1/event_pb.ts";
 import { requestEnd } from "./ends.ts";
 import type { Change, Origin } from "./journal.ts";
 import { closeOpenPauses } from "./pauses.ts";
 import { openEvent } from "./seal.ts";
-import { listEventRows, queuePrompt, type SessionRow, takeQueuedPrompt } from "./store.ts";
+import { cancelQueuedPrompt, findQueuedPrompt, listEventRows, queuePrompt, type SessionCore, takeQueuedPrompt } from "./store.ts";
 import { noUsage } from "./tables.ts";
 
 export type Accepted = { seq: number; queued: boolean; position: number };
@@ -25,7 +25,7 @@ export async function acceptPrompt(change: Change, text: string, requestId: stri
 }
 
 /** Whether something goes on in a session that keeps it awake. */
-export function isOccupied(session: Pick<SessionRow, "turn" | "pending_count" | "queued_prompts">): boolean {
+export function isOccupied(session: Pick<SessionCore, "turn" | "pending_count" | "queued_prompts">): boolean {
   return session.turn > 0 || session.pending_count > 0 || session.queued_prompts > 0;
 }
 
@@ -34,6 +34,21 @@ export function wake(change: Change): void {
   const { session, now } = change;
   if (session.desired === "hibernate") change.set({ desired: "run" });
   if (session.state === "hibernating" && session.desired === "run") change.set({ state: "running", state_since: now, active_at: now });
+}
+
+/** What became of a wish to take a prompt back: the event that records it, or why there is nothing to take. */
+export type Canceled = { seq: number } | "started" | "no_prompt";
+
+/** Takes a queued prompt out of the queue; the log says so. Once more gets the same answer. */
+export async function cancelPrompt(change: Change, promptSeq: number, canceledBy: string): Promise<Canceled> {
+  const { session, tx } = change;
+  const queued = await findQueuedPrompt(tx, session.id, promptSeq);
+  if (!queued) return (await findPrompt(change, promptSeq)) ? "started" : "no_prompt";
+  if (queued.canceled_seq !== null) return { seq: queued.canceled_seq };
+  const seq = change.append({ case: "promptCanceled", value: { promptSeq, canceledBy } });
+  await cancelQueuedPrompt(tx, session.id, promptSeq, seq);
+  change.set({ queued_prompts: session.queued_prompts - 1 });
+  return { seq };
 }
 
 /** Starts the oldest queued prompt, if the session is free to. */
@@ -112,8 +127,13 @@ function startTurn(change: Change, seq: number, text: string): void {
 }
 
 async function promptText(change: Change, seq: number): Promise<string> {
+  const prompt = await findPrompt(change, seq);
+  if (!prompt) throw new Error(`event ${seq} of ${change.session.id} is not a prompt`);
+  return prompt.text;
+}
+
+async function findPrompt(change: Change, seq: number): Promise<UserMessage | undefined> {
   const [row] = await listEventRows(change.tx, change.session.id, seq - 1, 1);
   const event: Event | undefined = row && openEvent(change.vault, row);
-  if (event?.payload?.kind.case !== "user") throw new Error(`event ${seq} of ${change.session.id} is not a prompt`);
-  return event.payload.kind.value.text;
+  return event?.payload?.kind.case === "user" ? event.payload.kind.value : undefined;
 }

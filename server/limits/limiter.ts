@@ -5,17 +5,18 @@ import type { Database } from "../db/database.ts";
 import { retryLater } from "../errors.ts";
 import { forgetIdle, takeCall } from "./store.ts";
 
-/** Calls in any minute: of one person, of one person, of one session. */
-export type CallsPerMinute = { registrations: number; sessionCreates: number; prompts: number };
+/** Calls in any minute: of one person, of one person, of one session, of one person. */
+export type CallsPerMinute = { registrations: number; sessionCreates: number; prompts: number; tickets: number };
 
 /**
- * The limits per minute of spec §1.2. Each takes one call, or refuses with RATE_LIMITED and the seconds to wait. Given the
+ * The limits per minute of spec §1.2, and ours of tickets. Each takes one call, or refuses with RATE_LIMITED and the seconds to wait. Given the
  * transaction of the work itself, a call whose work fails is not counted.
  */
 export type RateLimiter = {
   registration(db: Kysely<Database>, person: { issuer: string; subject: string }): Promise<void>;
   sessionCreate(db: Kysely<Database>, userId: string): Promise<void>;
   prompt(db: Kysely<Database>, sessionId: string): Promise<void>;
+  ticket(db: Kysely<Database>, userId: string): Promise<void>;
   /** Removes what no limit depends on any more. To be called now and then, by any server. */
   sweep(db: Kysely<Database>): Promise<void>;
 };
@@ -34,6 +35,7 @@ export function createRateLimiter({ perMinute, windowMs = minuteMs }: { perMinut
       take(db, "registration", hash("sha256", JSON.stringify([issuer, subject])), perMinute.registrations, "registrations"),
     sessionCreate: (db, userId) => take(db, "session_create", userId, perMinute.sessionCreates, "new sessions"),
     prompt: (db, sessionId) => take(db, "prompt", sessionId, perMinute.prompts, "prompts to a session"),
+    ticket: (db, userId) => take(db, "ticket", userId, perMinute.tickets, "tickets"),
     sweep: (db) => forgetIdle(db, windowMs),
   };
 }

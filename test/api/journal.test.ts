@@ -278,7 +278,9 @@ describe("the log of a session, with the test as its runner", () => {
     await runner.client.decideTool({ sessionId, epoch: runner.epoch, toolUseId: "t1", toolName: "Bash", input: { command: "ls" } });
     // Asked again, as a runner does that was cut: still one question.
     await runner.client.decideTool({ sessionId, epoch: runner.epoch, toolUseId: "t1", toolName: "Bash", input: { command: "ls" } });
-    const answers = await Promise.all(Array.from({ length: 20 }, (_, index) => outcome(core.answer(sessionId, "t1", index % 2 === 0))));
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, (_, index) => outcome(core.answer(sessionId, "t1", index % 2 === 0, `person ${index}`))),
+    );
     expect(tally(answers)).toEqual({ done: 1, ALREADY_ANSWERED: 19 });
     const session = await core.reader.session(core.ownerId, sessionId);
     const kinds = (await core.reader.events(session, 0, 100)).map(({ payload }) => payload?.kind.case);

@@ -20,7 +20,7 @@ import type { UserVault } from "../../server/vault/user-vault.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
 import { silentLog } from "../support/postgres-server.ts";
 
-const perMinute = { registrations: 10, sessionCreates: 10, prompts: 60 };
+const perMinute = { registrations: 10, sessionCreates: 10, prompts: 60, tickets: 300 };
 const minuteMs = 60_000;
 
 type Server = { db: Kysely<Database>; limiter: RateLimiter; close(): Promise<void> };

@@ -11,6 +11,7 @@ import type { SocketLimits } from "../../server/channel/websocket/limits.ts";
 import { createHttpServer } from "../../server/http/server.ts";
 import { type Authorize, createAuthorizer } from "../../server/identity/authorize.ts";
 import { createLocalVerifier, openLocalIssuer } from "../../server/identity/local-issuer.ts";
+import { createSocketTickets } from "../../server/identity/tickets/tickets.ts";
 import { createUserDirectory } from "../../server/identity/user-directory.ts";
 import { createTokenVerifier } from "../../server/identity/verify.ts";
 import { newId, newUuid } from "../../server/ids.ts";
@@ -18,6 +19,7 @@ import { createFeeds } from "../../server/journal/feed.ts";
 import { type Change, createJournal } from "../../server/journal/journal.ts";
 import { askApproval, askQuestion } from "../../server/journal/pauses.ts";
 import { createJournalReader } from "../../server/journal/reader.ts";
+import { createFairShare } from "../../server/limits/fair-share.ts";
 import { plainSettings } from "../../server/profiles/settings.ts";
 import { findRegistration, insertUser } from "../../server/registration/store.ts";
 import { once } from "../../server/sessions/request-ids.ts";
@@ -47,7 +49,8 @@ export async function createHarness() {
   const lines: string[] = [];
   const log = pino({ level: "debug" }, { write: (line: string) => void lines.push(line) });
   const sodium = await createSodium();
-  const vault = createVault({ sodium, keyring: createRootKeyring(sodium, [sodium.random(32)]), store: createVaultStore(db) });
+  const keyring = createRootKeyring(sodium, [sodium.random(32)]);
+  const vault = createVault({ sodium, keyring, store: createVaultStore(db) });
   const userVault = (userId: string) => vault.forUser(userId);
   const feeds = createFeeds();
   const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onWish: () => undefined, handOver: () => undefined });
@@ -62,6 +65,14 @@ export async function createHarness() {
     publicServices: [],
   });
 
+  const ticketsOn = (lifetimeMs?: number) =>
+    createSocketTickets({
+      db,
+      hashToken: (ticket) => keyring.hashToken(ticket),
+      ...(lifetimeMs === undefined ? {} : { lifetimeMs }),
+    });
+  const tickets = ticketsOn();
+
   const tokenFor = (email: string, ttlMs = 600_000) => issuer.issueToken({ email, ttlMs, operator: false });
   const closers: (() => Promise<void>)[] = [];
   return {
@@ -72,6 +83,8 @@ export async function createHarness() {
     actions,
     lines,
     tokenFor,
+    tickets,
+    ticketsOn,
 
     async person(email: string, ttlMs?: number): Promise<Person> {
       const userId = newUuid();
@@ -149,7 +162,15 @@ export async function createHarness() {
 
     /** One more server on the same database and journal. */
     async serve(limits: Partial<SocketLimits> = {}, wrap: (authorize: Authorize) => Authorize = (same) => same) {
-      const handler = createSocketHandler({ authorize: wrap(authorize), reader, actions, limits, log });
+      const handler = createSocketHandler({
+        authorize: wrap(authorize),
+        redeemTicket: tickets.redeem,
+        share: createFairShare(100),
+        reader,
+        actions,
+        limits,
+        log,
+      });
       const sockets: Duplex[] = [];
       const http = createHttpServer({
         services: [],

@@ -5,6 +5,7 @@ import path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { App } from "../../server/app.ts";
 import { createInstallation, type Installation, plantedKey, startApp } from "../support/carrel.ts";
+import { clientsWith } from "../support/person.ts";
 import { playTranscript, runCarrel, type TranscriptOptions } from "./cli-transcripts.ts";
 
 let installation: Installation;
@@ -26,10 +27,45 @@ async function personAtHome(email: string): Promise<TranscriptOptions> {
   return { url: app.url, home, names: { [await installation.tokenFor(email)]: "token", [plantedKey]: "key" } };
 }
 
-test("from signing in to deleting the record", { timeout: 120_000 }, async () => {
-  const transcript = path.join(import.meta.dirname, "transcripts/real-session.txt");
-  const { expected, actual } = await playTranscript(transcript, await personAtHome("cli@example.com"));
+test.each([
+  ["from signing in to deleting the record", "real-session"],
+  ["profiles and their memory", "real-profiles"],
+])("%s", { timeout: 120_000 }, async (_what, name) => {
+  const transcript = path.join(import.meta.dirname, `transcripts/${name}.txt`);
+  const { expected, actual } = await playTranscript(transcript, await personAtHome(`${name}@example.com`));
   expect(actual).toBe(expected);
+});
+
+test("the queue of a busy session is listed, and a prompt in it taken back", { timeout: 60_000 }, async () => {
+  const person = await personAtHome("queue@example.com");
+  const env = { CARREL_TOKEN: Object.keys(person.names ?? {})[0] ?? "" };
+  const carrel = (...args: string[]) => runCarrel(args, "", { ...person, env });
+  await runCarrel(["auth", "claude", "set-key", "--key-from-stdin"], plantedKey, { ...person, env });
+  const { sessions, channel } = clientsWith(app.url, env.CARREL_TOKEN);
+  const sessionId = (await sessions.createSession({ initialPrompt: '[[tool Bash {"command":"touch x"}]]' })).session!.id;
+  await expect.poll(async () => (await channel.listPending({ sessionId })).approvals.length, { timeout: 20_000 }).toBe(1);
+  const first = await channel.sendPrompt({ sessionId, text: "then this" });
+  const second = await channel.sendPrompt({ sessionId, text: `and ${"x".repeat(100)}` });
+
+  const listed = await carrel("session", "queue", "list", sessionId);
+  expect(listed.stdout.split("\n").map((line) => line.replace(/\s+\S+Z\s+/, " "))).toEqual([
+    "NUMBER  SENT                  PROMPT",
+    `${first.seq} then this`,
+    `${second.seq} and ${"x".repeat(76)}…`,
+    "",
+  ]);
+  expect(await carrel("session", "queue", "cancel", sessionId, String(first.seq))).toEqual({
+    stdout: "",
+    stderr: `Prompt ${first.seq} will not begin\n`,
+    exitCode: 0,
+  });
+  const json = JSON.parse((await carrel("session", "queue", "list", sessionId, "--json")).stdout) as { prompts: object[] };
+  expect(json.prompts).toEqual([expect.objectContaining({ seq: second.seq, request_id: "" })]);
+  expect(await carrel("session", "queue", "cancel", sessionId, "1", "--json")).toMatchObject({ exitCode: 1 });
+  expect(await carrel("session", "queue", "cancel", sessionId, "0")).toMatchObject({ exitCode: 2 });
+  const history = await carrel("session", "history", sessionId);
+  expect(history.stdout).toContain(`prompt canceled: prompt ${first.seq} by queue@example.com`);
+  await sessions.terminateSession({ sessionId });
 });
 
 test("Ctrl+C interrupts the real agent first and leaves second", { timeout: 60_000 }, async () => {

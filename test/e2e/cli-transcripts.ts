@@ -9,7 +9,7 @@
  *
  * Lines that start with # and empty lines are for readers. What differs from run to run is written as a name: {url}, {home},
  * {version}, {session-1} for the first session id that was printed ({session-1} also works in a command), {time},
- * {duration}, {cost}. UPDATE_TRANSCRIPTS=1 writes what happened into the file instead of comparing it.
+ * {duration}, {cost}, {profile}, {tool}. UPDATE_TRANSCRIPTS=1 writes what happened into the file instead of comparing it.
  */
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -131,6 +131,7 @@ function nameParts(text: string, { url, home, names = {} }: TranscriptOptions, s
   });
   return named
     .replace(/toolu_\w+/g, "{tool}")
+    .replace(/prf_[0-9a-f]{32}/g, "{profile}")
     .replace(/\[\d\d:\d\d:\d\d\]/g, "[{time}]")
     .replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, "{time}")
     .replace(/\(\d+\.\d s, (\d+ round trips?), \$\d+\.\d{4}\)/g, "({duration}, $1, {cost})");

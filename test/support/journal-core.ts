@@ -97,16 +97,21 @@ export async function createJournalCore({ db }: TestDatabase) {
       lease = leaseToken;
       return { client, sessionId, epoch, leaseToken, manifest };
     },
-    answer: (sessionId: string, toolUseId: string, approved: boolean) =>
+    answer: (sessionId: string, toolUseId: string, approved: boolean, who: string) =>
       journal.change(
         sessionId,
         (row) => row!,
         (change) =>
-          answerApproval(change, create(AnswerApprovalRequestSchema, { sessionId, toolUseId, approved }), "somebody", {
-            derive: () => undefined,
-            matches: () => false,
-            verdict: () => ({ behavior: "ask" }),
-          }),
+          answerApproval(
+            change,
+            create(AnswerApprovalRequestSchema, { sessionId, toolUseId, approved }),
+            { userId: who, name: who },
+            {
+              derive: () => undefined,
+              matches: () => false,
+              verdict: () => ({ behavior: "ask" }),
+            },
+          ),
       ),
     prompt: (sessionId: string, text: string) =>
       journal.change(

@@ -13,14 +13,15 @@ import { file_carrel_v1_options } from "./options_pb.ts";
 import type { Session } from "./session_pb.ts";
 import { file_carrel_v1_session } from "./session_pb.ts";
 import { file_google_api_annotations } from "../../google/api/annotations_pb.ts";
-import { file_google_protobuf_struct } from "@bufbuild/protobuf/wkt";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file carrel/v1/channel_service.proto.
  */
 export const file_carrel_v1_channel_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jYXJyZWwvdjEvY2hhbm5lbF9zZXJ2aWNlLnByb3RvEgljYXJyZWwudjEidwoSV2F0Y2hFdmVudHNSZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQSGgoJYWZ0ZXJfc2VxGAIgASgFQge6SAQaAigAEhYKDmluY2x1ZGVfZGVsdGFzGAMgASgIIrQBChNXYXRjaEV2ZW50c1Jlc3BvbnNlEiEKBWV2ZW50GAEgASgLMhAuY2FycmVsLnYxLkV2ZW50SAASIQoFZGVsdGEYAiABKAsyEC5jYXJyZWwudjEuRGVsdGFIABIjCgZzeW5jZWQYAyABKAsyES5jYXJyZWwudjEuU3luY2VkSAASKgoKa2VlcF9hbGl2ZRgEIAEoCzIULmNhcnJlbC52MS5LZWVwQWxpdmVIAEIGCgRpdGVtIhoKBlN5bmNlZBIQCghsYXN0X3NlcRgBIAEoBSILCglLZWVwQWxpdmUiFgoUV2F0Y2hTZXNzaW9uc1JlcXVlc3QitQEKFVdhdGNoU2Vzc2lvbnNSZXNwb25zZRIlCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb25IABIjCgZzeW5jZWQYAiABKAsyES5jYXJyZWwudjEuU3luY2VkSAASKgoKa2VlcF9hbGl2ZRgDIAEoCzIULmNhcnJlbC52MS5LZWVwQWxpdmVIABIcChJkZWxldGVkX3Nlc3Npb25faWQYBCABKAlIAEIGCgRpdGVtInYKEUxpc3RFdmVudHNSZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQSGgoJYWZ0ZXJfc2VxGAIgASgFQge6SAQaAigAEhYKBWxpbWl0GAMgASgFQge6SAQaAigAIkgKEkxpc3RFdmVudHNSZXNwb25zZRIgCgZldmVudHMYASADKAsyEC5jYXJyZWwudjEuRXZlbnQSEAoIbGFzdF9zZXEYAiABKAUidgoRR2V0SGlzdG9yeVJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JBIaCglhZnRlcl9zZXEYAiABKAVCB7pIBBoCKAASFgoFbGltaXQYAyABKAVCB7pIBBoCKAAiSgoSR2V0SGlzdG9yeVJlc3BvbnNlEiIKCG1lc3NhZ2VzGAEgAygLMhAuY2FycmVsLnYxLkZyYW1lEhAKCGNvbXBsZXRlGAIgASgIIocBChFTZW5kUHJvbXB0UmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kEhkKBHRleHQYAiABKAlCC7pICHIGEAEogIAgEigKCnJlcXVlc3RfaWQYAyABKAlCFLpIEXIPGP8BMgpeW15ceDAwXSokIkMKElNlbmRQcm9tcHRSZXNwb25zZRILCgNzZXEYASABKAUSDgoGcXVldWVkGAIgASgIEhAKCHBvc2l0aW9uGAMgASgFIkEKEEludGVycnVwdFJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JCIoChFJbnRlcnJ1cHRSZXNwb25zZRITCgtpbnRlcnJ1cHRlZBgBIAEoCCLBAgoVQW5zd2VyQXBwcm92YWxSZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQSLwoLdG9vbF91c2VfaWQYAiABKAlCGrpIF3IVEAEYyAEyDl5bXHgyMS1ceDdlXSskEhAKCGFwcHJvdmVkGAMgASgIEjoKDmFwcHJvdmFsX3Njb3BlGAQgASgOMhguY2FycmVsLnYxLkFwcHJvdmFsU2NvcGVCCLpIBYIBAhABEi4KEGFwcHJvdmFsX3BhdHRlcm4YBSABKAlCFLpIEXIPGPQDMgpeW15ceDAwXSokEi4KDXVwZGF0ZWRfaW5wdXQYBiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhoKB21lc3NhZ2UYByABKAlCCbpIBnIEKICAASI2ChZBbnN3ZXJBcHByb3ZhbFJlc3BvbnNlEg8KB3BhdHRlcm4YASABKAkSCwoDc2VxGAIgASgFIoICChVBbnN3ZXJRdWVzdGlvblJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JBIvCgtxdWVzdGlvbl9pZBgCIAEoCUIaukgXchUQARjIATIOXltceDIxLVx4N2VdKyQSWQoHYW5zd2VycxgDIAMoCzItLmNhcnJlbC52MS5BbnN3ZXJRdWVzdGlvblJlcXVlc3QuQW5zd2Vyc0VudHJ5Qhm6SBaaARMIARAQIgVyAyiAICoGcgQogIAEGi4KDEFuc3dlcnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIiUKFkFuc3dlclF1ZXN0aW9uUmVzcG9uc2USCwoDc2VxGAEgASgFIkMKEkxpc3RQZW5kaW5nUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kImUKE0xpc3RQZW5kaW5nUmVzcG9uc2USJgoJYXBwcm92YWxzGAEgAygLMhMuY2FycmVsLnYxLkFwcHJvdmFsEiYKCXF1ZXN0aW9ucxgCIAMoCzITLmNhcnJlbC52MS5RdWVzdGlvbjKhCQoOQ2hhbm5lbFNlcnZpY2USWwoLV2F0Y2hFdmVudHMSHS5jYXJyZWwudjEuV2F0Y2hFdmVudHNSZXF1ZXN0Gh4uY2FycmVsLnYxLldhdGNoRXZlbnRzUmVzcG9uc2UiC5ACAYq1GAQIBBABMAESYQoNV2F0Y2hTZXNzaW9ucxIfLmNhcnJlbC52MS5XYXRjaFNlc3Npb25zUmVxdWVzdBogLmNhcnJlbC52MS5XYXRjaFNlc3Npb25zUmVzcG9uc2UiC5ACAYq1GAQIAxABMAESfgoKTGlzdEV2ZW50cxIcLmNhcnJlbC52MS5MaXN0RXZlbnRzUmVxdWVzdBodLmNhcnJlbC52MS5MaXN0RXZlbnRzUmVzcG9uc2UiM5ACAYq1GAQIBBABgtPkkwIiEiAvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9L2V2ZW50cxJ/CgpHZXRIaXN0b3J5EhwuY2FycmVsLnYxLkdldEhpc3RvcnlSZXF1ZXN0Gh0uY2FycmVsLnYxLkdldEhpc3RvcnlSZXNwb25zZSI0kAIBirUYBAgEEAGC0+STAiMSIS92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vaGlzdG9yeRKCAQoKU2VuZFByb21wdBIcLmNhcnJlbC52MS5TZW5kUHJvbXB0UmVxdWVzdBodLmNhcnJlbC52MS5TZW5kUHJvbXB0UmVzcG9uc2UiN5ACAIq1GAQIBBADgtPkkwImOgEqIiEvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9L3Byb21wdHMSgQEKCUludGVycnVwdBIbLmNhcnJlbC52MS5JbnRlcnJ1cHRSZXF1ZXN0GhwuY2FycmVsLnYxLkludGVycnVwdFJlc3BvbnNlIjmQAgKKtRgECAQQA4LT5JMCKDoBKiIjL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfS9pbnRlcnJ1cHQSngEKDkFuc3dlckFwcHJvdmFsEiAuY2FycmVsLnYxLkFuc3dlckFwcHJvdmFsUmVxdWVzdBohLmNhcnJlbC52MS5BbnN3ZXJBcHByb3ZhbFJlc3BvbnNlIkeQAgCKtRgECAQQA4LT5JMCNjoBKiIxL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfS9hcHByb3ZhbHMve3Rvb2xfdXNlX2lkfRKeAQoOQW5zd2VyUXVlc3Rpb24SIC5jYXJyZWwudjEuQW5zd2VyUXVlc3Rpb25SZXF1ZXN0GiEuY2FycmVsLnYxLkFuc3dlclF1ZXN0aW9uUmVzcG9uc2UiR5ACAIq1GAQIBBADgtPkkwI2OgEqIjEvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9L3F1ZXN0aW9ucy97cXVlc3Rpb25faWR9EoIBCgtMaXN0UGVuZGluZxIdLmNhcnJlbC52MS5MaXN0UGVuZGluZ1JlcXVlc3QaHi5jYXJyZWwudjEuTGlzdFBlbmRpbmdSZXNwb25zZSI0kAIBirUYBAgEEAGC0+STAiMSIS92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vcGVuZGluZ2IGcHJvdG8z", [file_buf_validate_validate, file_carrel_v1_approval, file_carrel_v1_event, file_carrel_v1_options, file_carrel_v1_session, file_google_api_annotations, file_google_protobuf_struct]);
+  fileDesc("Ch9jYXJyZWwvdjEvY2hhbm5lbF9zZXJ2aWNlLnByb3RvEgljYXJyZWwudjEidwoSV2F0Y2hFdmVudHNSZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQSGgoJYWZ0ZXJfc2VxGAIgASgFQge6SAQaAigAEhYKDmluY2x1ZGVfZGVsdGFzGAMgASgIIrQBChNXYXRjaEV2ZW50c1Jlc3BvbnNlEiEKBWV2ZW50GAEgASgLMhAuY2FycmVsLnYxLkV2ZW50SAASIQoFZGVsdGEYAiABKAsyEC5jYXJyZWwudjEuRGVsdGFIABIjCgZzeW5jZWQYAyABKAsyES5jYXJyZWwudjEuU3luY2VkSAASKgoKa2VlcF9hbGl2ZRgEIAEoCzIULmNhcnJlbC52MS5LZWVwQWxpdmVIAEIGCgRpdGVtIhoKBlN5bmNlZBIQCghsYXN0X3NlcRgBIAEoBSILCglLZWVwQWxpdmUiFgoUV2F0Y2hTZXNzaW9uc1JlcXVlc3QitQEKFVdhdGNoU2Vzc2lvbnNSZXNwb25zZRIlCgdzZXNzaW9uGAEgASgLMhIuY2FycmVsLnYxLlNlc3Npb25IABIjCgZzeW5jZWQYAiABKAsyES5jYXJyZWwudjEuU3luY2VkSAASKgoKa2VlcF9hbGl2ZRgDIAEoCzIULmNhcnJlbC52MS5LZWVwQWxpdmVIABIcChJkZWxldGVkX3Nlc3Npb25faWQYBCABKAlIAEIGCgRpdGVtInYKEUxpc3RFdmVudHNSZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQSGgoJYWZ0ZXJfc2VxGAIgASgFQge6SAQaAigAEhYKBWxpbWl0GAMgASgFQge6SAQaAigAIkgKEkxpc3RFdmVudHNSZXNwb25zZRIgCgZldmVudHMYASADKAsyEC5jYXJyZWwudjEuRXZlbnQSEAoIbGFzdF9zZXEYAiABKAUidgoRR2V0SGlzdG9yeVJlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JBIaCglhZnRlcl9zZXEYAiABKAVCB7pIBBoCKAASFgoFbGltaXQYAyABKAVCB7pIBBoCKAAiSgoSR2V0SGlzdG9yeVJlc3BvbnNlEiIKCG1lc3NhZ2VzGAEgAygLMhAuY2FycmVsLnYxLkZyYW1lEhAKCGNvbXBsZXRlGAIgASgIIocBChFTZW5kUHJvbXB0UmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kEhkKBHRleHQYAiABKAlCC7pICHIGEAEogIAgEigKCnJlcXVlc3RfaWQYAyABKAlCFLpIEXIPGP8BMgpeW15ceDAwXSokIkMKElNlbmRQcm9tcHRSZXNwb25zZRILCgNzZXEYASABKAUSDgoGcXVldWVkGAIgASgIEhAKCHBvc2l0aW9uGAMgASgFIn0KGExpc3RRdWV1ZWRQcm9tcHRzUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kEhoKCWFmdGVyX3NlcRgCIAEoBUIHukgEGgIoABIWCgVsaW1pdBgDIAEoBUIHukgEGgIoACJFChlMaXN0UXVldWVkUHJvbXB0c1Jlc3BvbnNlEigKB3Byb21wdHMYASADKAsyFy5jYXJyZWwudjEuUXVldWVkUHJvbXB0Im0KDFF1ZXVlZFByb21wdBILCgNzZXEYASABKAUSDAoEdGV4dBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEi4KCmNyZWF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoQBChNDYW5jZWxQcm9tcHRSZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQSFAoDc2VxGAIgASgFQge6SAQaAigBEigKCnJlcXVlc3RfaWQYAyABKAlCFLpIEXIPGP8BMgpeW15ceDAwXSokIiMKFENhbmNlbFByb21wdFJlc3BvbnNlEgsKA3NlcRgBIAEoBSJBChBJbnRlcnJ1cHRSZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQiKAoRSW50ZXJydXB0UmVzcG9uc2USEwoLaW50ZXJydXB0ZWQYASABKAgi6wIKFUFuc3dlckFwcHJvdmFsUmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kEi8KC3Rvb2xfdXNlX2lkGAIgASgJQhq6SBdyFRABGMgBMg5eW1x4MjEtXHg3ZV0rJBIQCghhcHByb3ZlZBgDIAEoCBI6Cg5hcHByb3ZhbF9zY29wZRgEIAEoDjIYLmNhcnJlbC52MS5BcHByb3ZhbFNjb3BlQgi6SAWCAQIQARIuChBhcHByb3ZhbF9wYXR0ZXJuGAUgASgJQhS6SBFyDxj0AzIKXlteXHgwMF0qJBIuCg11cGRhdGVkX2lucHV0GAYgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIaCgdtZXNzYWdlGAcgASgJQgm6SAZyBCiAgAESKAoKcmVxdWVzdF9pZBgIIAEoCUIUukgRcg8Y/wEyCl5bXlx4MDBdKiQiNgoWQW5zd2VyQXBwcm92YWxSZXNwb25zZRIPCgdwYXR0ZXJuGAEgASgJEgsKA3NlcRgCIAEoBSKsAgoVQW5zd2VyUXVlc3Rpb25SZXF1ZXN0Ei0KCnNlc3Npb25faWQYASABKAlCGbpIFnIUMhJec2VzX1swLTlhLWZdezMyfSQSLwoLcXVlc3Rpb25faWQYAiABKAlCGrpIF3IVEAEYyAEyDl5bXHgyMS1ceDdlXSskElkKB2Fuc3dlcnMYAyADKAsyLS5jYXJyZWwudjEuQW5zd2VyUXVlc3Rpb25SZXF1ZXN0LkFuc3dlcnNFbnRyeUIZukgWmgETCAEQECIFcgMogCAqBnIEKICABBIoCgpyZXF1ZXN0X2lkGAQgASgJQhS6SBFyDxj/ATIKXlteXHgwMF0qJBouCgxBbnN3ZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIlChZBbnN3ZXJRdWVzdGlvblJlc3BvbnNlEgsKA3NlcRgBIAEoBSJDChJMaXN0UGVuZGluZ1JlcXVlc3QSLQoKc2Vzc2lvbl9pZBgBIAEoCUIZukgWchQyEl5zZXNfWzAtOWEtZl17MzJ9JCJlChNMaXN0UGVuZGluZ1Jlc3BvbnNlEiYKCWFwcHJvdmFscxgBIAMoCzITLmNhcnJlbC52MS5BcHByb3ZhbBImCglxdWVzdGlvbnMYAiADKAsyEy5jYXJyZWwudjEuUXVlc3Rpb24iSgoZQ3JlYXRlU29ja2V0VGlja2V0UmVxdWVzdBItCgpzZXNzaW9uX2lkGAEgASgJQhm6SBZyFDISXnNlc19bMC05YS1mXXszMn0kImEKGkNyZWF0ZVNvY2tldFRpY2tldFJlc3BvbnNlEhMKBnRpY2tldBgBIAEoCUIDgAEBEi4KCmV4cGlyZXNfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wMuoMCg5DaGFubmVsU2VydmljZRJbCgtXYXRjaEV2ZW50cxIdLmNhcnJlbC52MS5XYXRjaEV2ZW50c1JlcXVlc3QaHi5jYXJyZWwudjEuV2F0Y2hFdmVudHNSZXNwb25zZSILkAIBirUYBAgEEAEwARJhCg1XYXRjaFNlc3Npb25zEh8uY2FycmVsLnYxLldhdGNoU2Vzc2lvbnNSZXF1ZXN0GiAuY2FycmVsLnYxLldhdGNoU2Vzc2lvbnNSZXNwb25zZSILkAIBirUYBAgDEAEwARJ+CgpMaXN0RXZlbnRzEhwuY2FycmVsLnYxLkxpc3RFdmVudHNSZXF1ZXN0Gh0uY2FycmVsLnYxLkxpc3RFdmVudHNSZXNwb25zZSIzkAIBirUYBAgEEAGC0+STAiISIC92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vZXZlbnRzEn8KCkdldEhpc3RvcnkSHC5jYXJyZWwudjEuR2V0SGlzdG9yeVJlcXVlc3QaHS5jYXJyZWwudjEuR2V0SGlzdG9yeVJlc3BvbnNlIjSQAgGKtRgECAQQAYLT5JMCIxIhL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfS9oaXN0b3J5EoIBCgpTZW5kUHJvbXB0EhwuY2FycmVsLnYxLlNlbmRQcm9tcHRSZXF1ZXN0Gh0uY2FycmVsLnYxLlNlbmRQcm9tcHRSZXNwb25zZSI3kAIAirUYBAgEEAOC0+STAiY6ASoiIS92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vcHJvbXB0cxKUAQoRTGlzdFF1ZXVlZFByb21wdHMSIy5jYXJyZWwudjEuTGlzdFF1ZXVlZFByb21wdHNSZXF1ZXN0GiQuY2FycmVsLnYxLkxpc3RRdWV1ZWRQcm9tcHRzUmVzcG9uc2UiNJACAYq1GAQIBBABgtPkkwIjEiEvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9L3Byb21wdHMSiwEKDENhbmNlbFByb21wdBIeLmNhcnJlbC52MS5DYW5jZWxQcm9tcHRSZXF1ZXN0Gh8uY2FycmVsLnYxLkNhbmNlbFByb21wdFJlc3BvbnNlIjqQAgKKtRgECAQQA4LT5JMCKSonL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfS9wcm9tcHRzL3tzZXF9EoEBCglJbnRlcnJ1cHQSGy5jYXJyZWwudjEuSW50ZXJydXB0UmVxdWVzdBocLmNhcnJlbC52MS5JbnRlcnJ1cHRSZXNwb25zZSI5kAICirUYBAgEEAOC0+STAig6ASoiIy92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vaW50ZXJydXB0Ep4BCg5BbnN3ZXJBcHByb3ZhbBIgLmNhcnJlbC52MS5BbnN3ZXJBcHByb3ZhbFJlcXVlc3QaIS5jYXJyZWwudjEuQW5zd2VyQXBwcm92YWxSZXNwb25zZSJHkAIAirUYBAgEEAOC0+STAjY6ASoiMS92MS9zZXNzaW9ucy97c2Vzc2lvbl9pZH0vYXBwcm92YWxzL3t0b29sX3VzZV9pZH0SngEKDkFuc3dlclF1ZXN0aW9uEiAuY2FycmVsLnYxLkFuc3dlclF1ZXN0aW9uUmVxdWVzdBohLmNhcnJlbC52MS5BbnN3ZXJRdWVzdGlvblJlc3BvbnNlIkeQAgCKtRgECAQQA4LT5JMCNjoBKiIxL3YxL3Nlc3Npb25zL3tzZXNzaW9uX2lkfS9xdWVzdGlvbnMve3F1ZXN0aW9uX2lkfRKCAQoLTGlzdFBlbmRpbmcSHS5jYXJyZWwudjEuTGlzdFBlbmRpbmdSZXF1ZXN0Gh4uY2FycmVsLnYxLkxpc3RQZW5kaW5nUmVzcG9uc2UiNJACAYq1GAQIBBABgtPkkwIjEiEvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9L3BlbmRpbmcSoQEKEkNyZWF0ZVNvY2tldFRpY2tldBIkLmNhcnJlbC52MS5DcmVhdGVTb2NrZXRUaWNrZXRSZXF1ZXN0GiUuY2FycmVsLnYxLkNyZWF0ZVNvY2tldFRpY2tldFJlc3BvbnNlIj6QAgCKtRgECAQQAZC1GMkBgtPkkwIoOgEqIiMvdjEvc2Vzc2lvbnMve3Nlc3Npb25faWR9L3dzLXRpY2tldGIGcHJvdG8z", [file_buf_validate_validate, file_carrel_v1_approval, file_carrel_v1_event, file_carrel_v1_options, file_carrel_v1_session, file_google_api_annotations, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * WatchEventsRequest says where to start.
@@ -412,6 +413,161 @@ export const SendPromptResponseSchema: GenMessage<SendPromptResponse> = /*@__PUR
   messageDesc(file_carrel_v1_channel_service, 11);
 
 /**
+ * ListQueuedPromptsRequest pages by the log's own numbers.
+ *
+ * @generated from message carrel.v1.ListQueuedPromptsRequest
+ */
+export type ListQueuedPromptsRequest = Message<"carrel.v1.ListQueuedPromptsRequest"> & {
+  /**
+   * The Session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * Prompts after this event; 0 for the first page.
+   *
+   * @generated from field: int32 after_seq = 2;
+   */
+  afterSeq: number;
+
+  /**
+   * Page size. 0 means 50; more than 200 is clamped to 200; negative refused.
+   *
+   * @generated from field: int32 limit = 3;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message carrel.v1.ListQueuedPromptsRequest.
+ * Use `create(ListQueuedPromptsRequestSchema)` to create a new message.
+ */
+export const ListQueuedPromptsRequestSchema: GenMessage<ListQueuedPromptsRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_channel_service, 12);
+
+/**
+ * ListQueuedPromptsResponse is one page, oldest first. It is empty only at the
+ * end, and may hold fewer than asked for where prompts are long.
+ *
+ * @generated from message carrel.v1.ListQueuedPromptsResponse
+ */
+export type ListQueuedPromptsResponse = Message<"carrel.v1.ListQueuedPromptsResponse"> & {
+  /**
+   * The page. Pass the last `seq` as `after_seq` for the next.
+   *
+   * @generated from field: repeated carrel.v1.QueuedPrompt prompts = 1;
+   */
+  prompts: QueuedPrompt[];
+};
+
+/**
+ * Describes the message carrel.v1.ListQueuedPromptsResponse.
+ * Use `create(ListQueuedPromptsResponseSchema)` to create a new message.
+ */
+export const ListQueuedPromptsResponseSchema: GenMessage<ListQueuedPromptsResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_channel_service, 13);
+
+/**
+ * A QueuedPrompt was accepted and has not begun.
+ *
+ * @generated from message carrel.v1.QueuedPrompt
+ */
+export type QueuedPrompt = Message<"carrel.v1.QueuedPrompt"> & {
+  /**
+   * Its event.
+   *
+   * @generated from field: int32 seq = 1;
+   */
+  seq: number;
+
+  /**
+   * What was said.
+   *
+   * @generated from field: string text = 2;
+   */
+  text: string;
+
+  /**
+   * The caller's `request_id`, if any.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * When it was accepted.
+   *
+   * @generated from field: google.protobuf.Timestamp created_at = 4;
+   */
+  createdAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message carrel.v1.QueuedPrompt.
+ * Use `create(QueuedPromptSchema)` to create a new message.
+ */
+export const QueuedPromptSchema: GenMessage<QueuedPrompt> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_channel_service, 14);
+
+/**
+ * CancelPromptRequest names a queued prompt.
+ *
+ * @generated from message carrel.v1.CancelPromptRequest
+ */
+export type CancelPromptRequest = Message<"carrel.v1.CancelPromptRequest"> & {
+  /**
+   * The Session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * Its event.
+   *
+   * @generated from field: int32 seq = 2;
+   */
+  seq: number;
+
+  /**
+   * As in SendPromptRequest.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message carrel.v1.CancelPromptRequest.
+ * Use `create(CancelPromptRequestSchema)` to create a new message.
+ */
+export const CancelPromptRequestSchema: GenMessage<CancelPromptRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_channel_service, 15);
+
+/**
+ * CancelPromptResponse confirms that the prompt will not begin.
+ *
+ * @generated from message carrel.v1.CancelPromptResponse
+ */
+export type CancelPromptResponse = Message<"carrel.v1.CancelPromptResponse"> & {
+  /**
+   * The event that records it.
+   *
+   * @generated from field: int32 seq = 1;
+   */
+  seq: number;
+};
+
+/**
+ * Describes the message carrel.v1.CancelPromptResponse.
+ * Use `create(CancelPromptResponseSchema)` to create a new message.
+ */
+export const CancelPromptResponseSchema: GenMessage<CancelPromptResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_channel_service, 16);
+
+/**
  * InterruptRequest names the Session.
  *
  * @generated from message carrel.v1.InterruptRequest
@@ -430,7 +586,7 @@ export type InterruptRequest = Message<"carrel.v1.InterruptRequest"> & {
  * Use `create(InterruptRequestSchema)` to create a new message.
  */
 export const InterruptRequestSchema: GenMessage<InterruptRequest> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_channel_service, 12);
+  messageDesc(file_carrel_v1_channel_service, 17);
 
 /**
  * InterruptResponse says whether there was something to stop.
@@ -451,7 +607,7 @@ export type InterruptResponse = Message<"carrel.v1.InterruptResponse"> & {
  * Use `create(InterruptResponseSchema)` to create a new message.
  */
 export const InterruptResponseSchema: GenMessage<InterruptResponse> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_channel_service, 13);
+  messageDesc(file_carrel_v1_channel_service, 18);
 
 /**
  * AnswerApprovalRequest answers one Approval.
@@ -508,6 +664,13 @@ export type AnswerApprovalRequest = Message<"carrel.v1.AnswerApprovalRequest"> &
    * @generated from field: string message = 7;
    */
   message: string;
+
+  /**
+   * As in SendPromptRequest.
+   *
+   * @generated from field: string request_id = 8;
+   */
+  requestId: string;
 };
 
 /**
@@ -515,7 +678,7 @@ export type AnswerApprovalRequest = Message<"carrel.v1.AnswerApprovalRequest"> &
  * Use `create(AnswerApprovalRequestSchema)` to create a new message.
  */
 export const AnswerApprovalRequestSchema: GenMessage<AnswerApprovalRequest> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_channel_service, 14);
+  messageDesc(file_carrel_v1_channel_service, 19);
 
 /**
  * AnswerApprovalResponse confirms that this answer won.
@@ -543,7 +706,7 @@ export type AnswerApprovalResponse = Message<"carrel.v1.AnswerApprovalResponse">
  * Use `create(AnswerApprovalResponseSchema)` to create a new message.
  */
 export const AnswerApprovalResponseSchema: GenMessage<AnswerApprovalResponse> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_channel_service, 15);
+  messageDesc(file_carrel_v1_channel_service, 20);
 
 /**
  * AnswerQuestionRequest answers one Question.
@@ -571,6 +734,13 @@ export type AnswerQuestionRequest = Message<"carrel.v1.AnswerQuestionRequest"> &
    * @generated from field: map<string, string> answers = 3;
    */
   answers: { [key: string]: string };
+
+  /**
+   * As in SendPromptRequest.
+   *
+   * @generated from field: string request_id = 4;
+   */
+  requestId: string;
 };
 
 /**
@@ -578,7 +748,7 @@ export type AnswerQuestionRequest = Message<"carrel.v1.AnswerQuestionRequest"> &
  * Use `create(AnswerQuestionRequestSchema)` to create a new message.
  */
 export const AnswerQuestionRequestSchema: GenMessage<AnswerQuestionRequest> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_channel_service, 16);
+  messageDesc(file_carrel_v1_channel_service, 21);
 
 /**
  * AnswerQuestionResponse confirms that this answer won.
@@ -599,7 +769,7 @@ export type AnswerQuestionResponse = Message<"carrel.v1.AnswerQuestionResponse">
  * Use `create(AnswerQuestionResponseSchema)` to create a new message.
  */
 export const AnswerQuestionResponseSchema: GenMessage<AnswerQuestionResponse> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_channel_service, 17);
+  messageDesc(file_carrel_v1_channel_service, 22);
 
 /**
  * ListPendingRequest names the Session.
@@ -620,7 +790,7 @@ export type ListPendingRequest = Message<"carrel.v1.ListPendingRequest"> & {
  * Use `create(ListPendingRequestSchema)` to create a new message.
  */
 export const ListPendingRequestSchema: GenMessage<ListPendingRequest> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_channel_service, 18);
+  messageDesc(file_carrel_v1_channel_service, 23);
 
 /**
  * ListPendingResponse is everything that waits for a person.
@@ -648,7 +818,56 @@ export type ListPendingResponse = Message<"carrel.v1.ListPendingResponse"> & {
  * Use `create(ListPendingResponseSchema)` to create a new message.
  */
 export const ListPendingResponseSchema: GenMessage<ListPendingResponse> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_channel_service, 19);
+  messageDesc(file_carrel_v1_channel_service, 24);
+
+/**
+ * CreateSocketTicketRequest names the Session.
+ *
+ * @generated from message carrel.v1.CreateSocketTicketRequest
+ */
+export type CreateSocketTicketRequest = Message<"carrel.v1.CreateSocketTicketRequest"> & {
+  /**
+   * The Session.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+};
+
+/**
+ * Describes the message carrel.v1.CreateSocketTicketRequest.
+ * Use `create(CreateSocketTicketRequestSchema)` to create a new message.
+ */
+export const CreateSocketTicketRequestSchema: GenMessage<CreateSocketTicketRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_channel_service, 25);
+
+/**
+ * CreateSocketTicketResponse carries the ticket.
+ *
+ * @generated from message carrel.v1.CreateSocketTicketResponse
+ */
+export type CreateSocketTicketResponse = Message<"carrel.v1.CreateSocketTicketResponse"> & {
+  /**
+   * To be sent as `?ticket=` when the WebSocket is opened.
+   *
+   * @generated from field: string ticket = 1;
+   */
+  ticket: string;
+
+  /**
+   * When it stops working.
+   *
+   * @generated from field: google.protobuf.Timestamp expires_at = 2;
+   */
+  expiresAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message carrel.v1.CreateSocketTicketResponse.
+ * Use `create(CreateSocketTicketResponseSchema)` to create a new message.
+ */
+export const CreateSocketTicketResponseSchema: GenMessage<CreateSocketTicketResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_channel_service, 26);
 
 /**
  * ChannelService is the live path between people and a Session.
@@ -713,6 +932,29 @@ export const ChannelService: GenService<{
     output: typeof SendPromptResponseSchema;
   },
   /**
+   * ListQueuedPrompts lists the prompts that were accepted and have not begun,
+   * in the order in which they will.
+   *
+   * @generated from rpc carrel.v1.ChannelService.ListQueuedPrompts
+   */
+  listQueuedPrompts: {
+    methodKind: "unary";
+    input: typeof ListQueuedPromptsRequestSchema;
+    output: typeof ListQueuedPromptsResponseSchema;
+  },
+  /**
+   * CancelPrompt takes a queued prompt back: it stays in the log and never
+   * begins. Safe to repeat: the first answer is given again. Refused with
+   * PROMPT_STARTED once its turn began; Interrupt is for that.
+   *
+   * @generated from rpc carrel.v1.ChannelService.CancelPrompt
+   */
+  cancelPrompt: {
+    methodKind: "unary";
+    input: typeof CancelPromptRequestSchema;
+    output: typeof CancelPromptResponseSchema;
+  },
+  /**
    * Interrupt stops the turn under way and closes what it waits for. The
    * Session stays; queued prompts follow. Does nothing while idle.
    *
@@ -724,8 +966,9 @@ export const ChannelService: GenService<{
     output: typeof InterruptResponseSchema;
   },
   /**
-   * AnswerApproval answers one Approval. The first answer wins; the second is
-   * refused with ALREADY_ANSWERED and who answered.
+   * AnswerApproval answers one Approval. The first answer wins; another one is
+   * refused with ALREADY_ANSWERED and who answered. The same answer by the same
+   * person again changes nothing and is answered as the first time.
    *
    * @generated from rpc carrel.v1.ChannelService.AnswerApproval
    */
@@ -735,7 +978,8 @@ export const ChannelService: GenService<{
     output: typeof AnswerApprovalResponseSchema;
   },
   /**
-   * AnswerQuestion answers one Question. The first answer wins.
+   * AnswerQuestion answers one Question. The first answer wins, as with
+   * AnswerApproval.
    *
    * @generated from rpc carrel.v1.ChannelService.AnswerQuestion
    */
@@ -753,6 +997,18 @@ export const ChannelService: GenService<{
     methodKind: "unary";
     input: typeof ListPendingRequestSchema;
     output: typeof ListPendingResponseSchema;
+  },
+  /**
+   * CreateSocketTicket makes a ticket that opens one WebSocket of one Session
+   * for the caller: `?ticket=` instead of a header, which browsers cannot set.
+   * It works once, for 30 seconds, and nowhere else. Calling again makes another.
+   *
+   * @generated from rpc carrel.v1.ChannelService.CreateSocketTicket
+   */
+  createSocketTicket: {
+    methodKind: "unary";
+    input: typeof CreateSocketTicketRequestSchema;
+    output: typeof CreateSocketTicketResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_carrel_v1_channel_service, 0);

@@ -5,6 +5,7 @@ import { refusal } from "../../errors.ts";
 import { untilExpiry } from "../../identity/expiry.ts";
 import type { User } from "../../identity/principal.ts";
 import type { JournalReader } from "../../journal/reader.ts";
+import type { FairShare } from "../../limits/fair-share.ts";
 import type { Log } from "../../log.ts";
 import type { ChannelActions } from "../actions.ts";
 import { type ClientEnvelope, type ClientFrame, type ClientFrameReader, echoOf } from "./client-frames.ts";
@@ -20,6 +21,7 @@ import { errorFrame, promptQueuedFrame, type ServerFrames } from "./server-frame
 export type ConnectionDeps = {
   reader: Pick<JournalReader, "watch">;
   actions: ChannelActions;
+  share: FairShare;
   clientFrames: ClientFrameReader;
   serverFrames: ServerFrames;
   limits: SocketLimits;
@@ -60,7 +62,7 @@ export function openConnection(socket: WebSocket, attachment: Attachment, deps: 
     signal,
     finish,
     refuse: (error) => outbox.send(errorFrame(session.id, error)),
-    handle: (message) => answer(message, { ...deps, sessionId: session.id, user, outbox, log }),
+    handle: (message) => answer(message, { ...deps, sessionId: session.id, user, outbox, log, signal }),
   });
   const feed = feedOut(attachment, deps, outbox, signal).catch(finish);
   const done = new Promise<void>((resolve) => {
@@ -95,14 +97,20 @@ export function end(socket: WebSocket, sessionId: string, error: ConnectError, o
   socket.resume();
 }
 
-type AnswerDeps = Pick<ConnectionDeps, "actions" | "clientFrames" | "log"> & { sessionId: string; user: User; outbox: Outbox };
+type AnswerDeps = Pick<ConnectionDeps, "actions" | "clientFrames" | "share" | "log"> & {
+  sessionId: string;
+  user: User;
+  outbox: Outbox;
+  signal: AbortSignal;
+};
 
 /** Does what one message asks. Every refusal is an `error` frame, and the connection stays. */
-async function answer(message: Uint8Array, { clientFrames, actions, sessionId, user, outbox, log }: AnswerDeps): Promise<void> {
+async function answer(message: Uint8Array, deps: AnswerDeps): Promise<void> {
+  const { clientFrames, sessionId, outbox, log } = deps;
   let envelope: ClientEnvelope | undefined;
   try {
     envelope = clientFrames.open(message, sessionId);
-    const reply = await perform(actions, user, clientFrames.read(envelope, sessionId), echoOf(envelope));
+    const reply = await perform(deps, clientFrames.read(envelope, sessionId), echoOf(envelope));
     if (reply) outbox.send(reply);
   } catch (cause) {
     const error = refusalOf(cause);
@@ -111,11 +119,24 @@ async function answer(message: Uint8Array, { clientFrames, actions, sessionId, u
   }
 }
 
+/** Does what a frame asks, in its person's share of the server. */
+async function perform(
+  { actions, share, user, signal }: AnswerDeps,
+  frame: ClientFrame,
+  echo: Record<string, string>,
+): Promise<Buffer | undefined> {
+  if (frame.type === "heartbeat") return undefined;
+  return share.run(user.userId, signal, () => act(actions, user, frame, echo));
+}
+
 /** The answer is for the sender alone; what happened comes to everybody by the log. */
-async function perform(actions: ChannelActions, user: User, frame: ClientFrame, echo: Record<string, string>): Promise<Buffer | undefined> {
+async function act(
+  actions: ChannelActions,
+  user: User,
+  frame: Exclude<ClientFrame, { type: "heartbeat" }>,
+  echo: Record<string, string>,
+): Promise<Buffer | undefined> {
   switch (frame.type) {
-    case "heartbeat":
-      return undefined;
     case "interrupt":
       await actions.interrupt(user, frame.request);
       return undefined;

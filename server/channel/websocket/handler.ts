@@ -7,20 +7,26 @@ import { refusal } from "../../errors.ts";
 import { rawAnswerOf, writeRawAnswer } from "../../http/raw-answers.ts";
 import type { UpgradeHandler } from "../../http/upgrade.ts";
 import type { Authorize } from "../../identity/authorize.ts";
+import type { User } from "../../identity/principal.ts";
 import type { JournalReader } from "../../journal/reader.ts";
+import type { FairShare } from "../../limits/fair-share.ts";
 import type { Log } from "../../log.ts";
 import type { ChannelActions } from "../actions.ts";
 import { createClientFrameReader } from "./client-frames.ts";
 import { isFault, refusalOf } from "./closing.ts";
 import { type Connection, type ConnectionDeps, end, openConnection } from "./connection.ts";
-import { type Attachment, admit, sessionIdOf, tokenInUrl } from "./handshake.ts";
+import { type Attachment, admit, saysWhoInUrl, sessionIdOf } from "./handshake.ts";
 import { defaultSocketLimits, type SocketLimits } from "./limits.ts";
 import { createServerFrames } from "./server-frames.ts";
 
 export type SocketHandlerDeps = {
   authorize: Authorize;
+  /** Takes a ticket for this session, and says whose it was. */
+  redeemTicket(ticket: string, sessionId: string): Promise<User>;
   reader: JournalReader;
   actions: ChannelActions;
+  /** Shared with the calls of the other surfaces. */
+  share: FairShare;
   /** Parts of the default limits to change. */
   limits?: Partial<SocketLimits>;
   log: Log;
@@ -99,7 +105,7 @@ async function decide(
   const accept = (serveSocket: (webSocket: WebSocket) => void): void => sockets.handleUpgrade(request, socket, head, serveSocket);
   if (!(admission instanceof ConnectError)) return accept((webSocket) => serve(webSocket, admission));
   if (isFault(admission)) deps.log.error({ err: admission.cause }, "a handshake failed");
-  if (tokenInUrl(request)) accept((webSocket) => turnAway(webSocket, request, admission));
+  if (saysWhoInUrl(request)) accept((webSocket) => turnAway(webSocket, request, admission));
   else writeRawAnswer(socket, rawAnswerOf(admission));
 }
 

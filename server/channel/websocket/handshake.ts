@@ -18,22 +18,24 @@ export type Attachment = {
   includeDeltas: boolean;
 };
 
-export type HandshakeDeps = { authorize: Authorize; reader: Pick<JournalReader, "session"> };
+export type HandshakeDeps = {
+  authorize: Authorize;
+  redeemTicket(ticket: string, sessionId: string): Promise<User>;
+  reader: Pick<JournalReader, "session">;
+};
 
 type Query = URLSearchParams;
 
-/** True for a client that names its token in the URL, as browsers must: it cannot read the HTTP answer of a refused upgrade. */
-export function tokenInUrl(request: IncomingMessage): boolean {
-  return request.headers.authorization === undefined && queryOf(request).has("token");
+/** True for a client that says in the URL who it is, as browsers must: it cannot read the HTTP answer of a refused upgrade. */
+export function saysWhoInUrl(request: IncomingMessage): boolean {
+  const query = queryOf(request);
+  return request.headers.authorization === undefined && (query.has("token") || query.has("ticket"));
 }
 
 /** Decides a handshake. Rejects with the refusal: who calls is decided before what they ask for, and that before whose it is. */
 export async function admit(request: IncomingMessage, deps: HandshakeDeps): Promise<Attachment> {
   const query = queryOf(request);
-  const values = createContextValues();
-  // What a WebSocket does first and all the time; what it does later asks for nothing more than this and the session's owner.
-  await deps.authorize(ChannelService.method.watchEvents, headerOf(request, query), values);
-  const user = requireUser({ values });
+  const user = await callerOf(request, query, deps);
   const afterSeq = afterSeqOf(query);
   const includeDeltas = includeDeltasOf(query);
   const session = await deps.reader.session(user.userId, sessionIdOf(request));
@@ -42,6 +44,16 @@ export async function admit(request: IncomingMessage, deps: HandshakeDeps): Prom
     throw refusal(ErrorReason.INVALID_CURSOR, `after_seq is ${afterSeq}, but the log ends at ${session.last_seq}`, metadata);
   }
   return { user, session, afterSeq, includeDeltas };
+}
+
+/** A header goes before a ticket, and a ticket before a token in the URL: a ticket is used up only where it decides. */
+async function callerOf(request: IncomingMessage, query: Query, { authorize, redeemTicket }: HandshakeDeps): Promise<User> {
+  const ticket = query.get("ticket");
+  if (ticket !== null && request.headers.authorization === undefined) return redeemTicket(ticket, sessionIdOf(request));
+  const values = createContextValues();
+  // What a WebSocket does first and all the time; what it does later asks for nothing more than this and the session's owner.
+  await authorize(ChannelService.method.watchEvents, headerOf(request, query), values);
+  return requireUser({ values });
 }
 
 /** The session a handshake names; NOT_FOUND for what is no id at all. */

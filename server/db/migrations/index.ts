@@ -10,7 +10,8 @@ import * as profiles from "./0002_profiles.ts";
 import * as rateLimits from "./0003_rate_limits.ts";
 import * as sessionSettings from "./0004_session_settings.ts";
 import * as profileMemory from "./0005_profile_memory.ts";
-import * as hibernation from "./0006_hibernation.ts";
+import * as channel from "./0006_channel.ts";
+import * as hibernation from "./0007_hibernation.ts";
 
 export const migrations: Record<string, Migration> = {
   "0001_foundation": foundation,
@@ -18,5 +19,6 @@ export const migrations: Record<string, Migration> = {
   "0003_rate_limits": rateLimits,
   "0004_session_settings": sessionSettings,
   "0005_profile_memory": profileMemory,
-  "0006_hibernation": hibernation,
+  "0006_channel": channel,
+  "0007_hibernation": hibernation,
 };

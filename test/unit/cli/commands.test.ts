@@ -78,13 +78,26 @@ describe("completion", () => {
     );
     expect(await complete("carrel", "--json", "session", "list", "--s")).toEqual(["--status"]);
     expect(await complete("carrel", "auth", "claude", "set-key", "--key")).toEqual(["--key", "--key-from-stdin"]);
+    expect(await complete("carrel", "profile", "c")).toEqual(["create", "capture"]);
+    expect(await complete("carrel", "chat", "--pro")).toEqual(["--profile"]);
+    expect(await complete("carrel", "memory", "put", "--f")).toEqual(["--file"]);
+    expect(await complete("carrel", "session", "queue", "")).toEqual(expect.arrayContaining(["list", "cancel"]));
     expect(await complete("carrel", "completion", "")).toEqual(expect.arrayContaining(["bash", "zsh", "fish"]));
   });
 
   test.each(["bash", "zsh", "fish"])("exists for %s and names every command", async (shell) => {
     const { stdout, exitCode } = await run({ url: "", args: ["completion", shell] });
     expect(exitCode).toBe(0);
-    for (const command of ["login", "auth claude set-key", "chat", "session attach"]) expect(stdout).toContain(command);
+    for (const command of [
+      "profile set-default",
+      "memory put",
+      "session queue cancel",
+      "login",
+      "auth claude set-key",
+      "chat",
+      "session attach",
+    ])
+      expect(stdout).toContain(command);
   });
 
   test("for another shell is a usage error", async () => {

@@ -31,6 +31,7 @@ test("every kind of event has a frame of a type of the product, with the session
     questionResolved: "system",
     usageDelta: "usage_delta",
     sdkSessionId: "sdk_session_id",
+    promptCanceled: "system",
     turnStart: "system",
   };
   const fields = EventPayloadSchema.oneofs[0]!.fields;

@@ -113,6 +113,11 @@ const projections: { [C in Case]: [Extract<Kind, { case?: C }>["value"], string,
   ],
   usageDelta: [{ model: "m", usage: tokens, costUsd: 0.25 }, "usage_delta", { model: "m", ...tally, cost_usd: 0.25 }],
   sdkSessionId: [{ id: "s" }, "sdk_session_id", { sdk_session_id: "s" }],
+  promptCanceled: [
+    { promptSeq: 3, canceledBy: "a@example.com" },
+    "system",
+    { prompt_seq: 3, canceled_by: "a@example.com", subtype: "prompt_canceled", message: "" },
+  ],
   turnStart: [{ promptSeq: 3 }, "system", { prompt_seq: 3, subtype: "turn_started", message: "" }],
 };
 
