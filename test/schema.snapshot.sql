@@ -158,6 +158,7 @@ CREATE INDEX request_id_age ON public.request_id USING btree (created_at)
 
 table session (
   acked_command_id integer not null default 0
+  active_at timestamp with time zone not null default now()
   allowed_hosts text[] not null default '{}'::text[]
   allowed_tools text[] not null
   attach_hash bytea
@@ -171,6 +172,8 @@ table session (
   epoch integer not null default 0
   error_message bytea
   exit_code integer
+  forked_at_seq integer
+  forked_from text
   handle jsonb
   host text not null default ''::text
   id text not null
@@ -180,6 +183,7 @@ table session (
   last_seq integer not null default 0
   lease_hash bytea
   lease_until timestamp with time zone
+  life_left_ms bigint
   max_budget_micros bigint
   max_turns integer
   model text not null
@@ -195,9 +199,12 @@ table session (
   queued_prompts integer not null default 0
   restarts integer not null default 0
   restarts_since timestamp with time zone
+  restoring boolean not null default false
   sdk_session_id text
   session_patterns text[] not null default '{}'::text[]
   settings bytea
+  snapshot_at timestamp with time zone
+  snapshot_generation integer
   started_at timestamp with time zone
   state text not null
   state_since timestamp with time zone not null default now()
@@ -212,15 +219,32 @@ table session (
   constraint session_box_key UNIQUE (box)
   constraint session_check CHECK (((state = 'ended'::text) = (terminated_at IS NOT NULL)))
   constraint session_check1 CHECK (((end_reason IS NULL) OR (desired = 'end'::text)))
-  constraint session_desired_check CHECK ((desired = ANY (ARRAY['run'::text, 'end'::text])))
+  constraint session_desired_check CHECK ((desired = ANY (ARRAY['run'::text, 'hibernate'::text, 'end'::text])))
+  constraint session_dormant_check CHECK (((state <> 'dormant'::text) OR (snapshot_generation IS NOT NULL)))
   constraint session_lease_hash_key UNIQUE (lease_hash)
   constraint session_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES app_user(id)
   constraint session_phantom_hash_key UNIQUE (phantom_hash)
   constraint session_pkey PRIMARY KEY (id)
-  constraint session_state_check CHECK ((state = ANY (ARRAY['requested'::text, 'starting'::text, 'running'::text, 'ending'::text, 'ended'::text])))
+  constraint session_state_check CHECK ((state = ANY (ARRAY['requested'::text, 'starting'::text, 'running'::text, 'hibernating'::text, 'dormant'::text, 'ending'::text, 'ended'::text])))
 )
 CREATE INDEX session_alive ON public.session USING btree (state) WHERE (state <> 'ended'::text)
 CREATE INDEX session_by_owner ON public.session USING btree (owner_id, id DESC)
+
+table snapshot (
+  archive text not null
+  bytes bigint not null
+  conversation text not null
+  created_at timestamp with time zone not null default now()
+  digest bytea not null
+  epoch integer not null
+  generation integer not null
+  seq integer not null
+  session_id text not null
+  constraint snapshot_archive_key UNIQUE (archive)
+  constraint snapshot_generation_check CHECK ((generation > 0))
+  constraint snapshot_pkey PRIMARY KEY (session_id, generation)
+  constraint snapshot_session_id_fkey FOREIGN KEY (session_id) REFERENCES session(id)
+)
 
 table socket_ticket (
   email text

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { sql } from "kysely";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { createInstallation, type Installation } from "../support/carrel.ts";
 import { type Keeper, keepServer } from "../support/keeper.ts";
@@ -62,6 +63,13 @@ async function hold(sessionId: string): Promise<() => Promise<void>> {
   };
 }
 
+/** Kills the control plane, and what of it still waits in the database: a statement that waits for a lock is carried out even when nobody is left to hear of it. */
+async function killServer(): Promise<void> {
+  await keeper.end("SIGKILL");
+  await sql`select pg_terminate_backend(pid) from pg_stat_activity
+    where datname = current_database() and wait_event_type = 'Lock'`.execute(installation.database.db);
+}
+
 /** Lets the agent answer a prompt while nobody can write it down, then kills the control plane and the runner. */
 async function loseAnswer(sessionId: string, text: string): Promise<void> {
   const asked = installation.model.requests().length;
@@ -70,7 +78,7 @@ async function loseAnswer(sessionId: string, text: string): Promise<void> {
   const release = await hold(sessionId);
   await untilSpooled(sessionId, "success");
   const runner = await processOf(installation, sessionId, "runner");
-  await keeper.end("SIGKILL");
+  await killServer();
   process.kill(runner, "SIGKILL");
   await release();
   expect((await sessionRow(sessionId)).turn_acted).toBe(false);
@@ -112,7 +120,7 @@ test("a prompt in the queue follows the turn whose end only the runner knew of",
   const release = await hold(sessionId);
   await untilSpooled(sessionId, "success");
   const runner = await processOf(installation, sessionId, "runner");
-  await keeper.end("SIGKILL");
+  await killServer();
   process.kill(runner, "SIGKILL");
   await release();
   await keeper.start();
@@ -132,7 +140,7 @@ test("a tool that ended while the control plane was away: its result is in the l
   await watcher.untilKind("toolUse");
   const runner = await processOf(installation, sessionId, "runner");
   await sleep(300);
-  await keeper.end("SIGKILL");
+  await killServer();
   await untilSpooled(sessionId, "spooled-result");
   process.kill(runner, "SIGKILL");
   await keeper.start();
