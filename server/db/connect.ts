@@ -4,7 +4,7 @@ import pg from "pg";
 import type { Database } from "./database.ts";
 import { isServerUnavailable } from "./failures.ts";
 import type { DatabaseLog } from "./log.ts";
-import { createStatementNames, withPreparedStatements } from "./prepared.ts";
+import { createPreparingClients } from "./prepared.ts";
 
 /** Where the database is: a postgres:// URL, or pg's own settings. */
 export type DatabaseAddress = string | pg.PoolConfig;
@@ -46,10 +46,10 @@ export function connectDatabase(options: ConnectOptions): DatabaseConnection {
   pool.on("connect", (client) => client.on("error", report));
   pool.on("error", (error) => log.debug({ error: error.message }, "idle database connection removed"));
 
-  const nameOf = createStatementNames();
+  const preparing = createPreparingClients();
   const connect = async (): Promise<pg.PoolClient> => {
     try {
-      return withPreparedStatements(await pool.connect(), nameOf);
+      return preparing(await pool.connect());
     } catch (error) {
       if (isServerUnavailable(error)) report(error as Error);
       throw error;

@@ -5,7 +5,7 @@ import type pg from "pg";
 const mostStatements = 500;
 
 /** Names by text, shared by all connections of a pool. A name is all that tells pg to prepare a statement once and reuse it. */
-export function createStatementNames(): (text: string) => string | undefined {
+function createStatementNames(): (text: string) => string | undefined {
   const names = new Map<string, string>();
   return (text) => {
     const known = names.get(text);
@@ -19,10 +19,21 @@ export function createStatementNames(): (text: string) => string | undefined {
 type Query = (config: string | pg.QueryConfig, values?: unknown[]) => Promise<pg.QueryResult>;
 
 /**
- * The client with its parametrised statements prepared on first use: Postgres then parses and plans each once for a
- * connection, which is about half of what a primary-key query costs it.
+ * The clients of a pool with their parametrised statements prepared on first use: Postgres then parses and plans each once
+ * for a connection, which is about half of what a primary-key query costs it. One and the same for each client, because
+ * whoever is lent it remembers what it knows of it by that.
  */
-export function withPreparedStatements(client: pg.PoolClient, nameOf: (text: string) => string | undefined): pg.PoolClient {
+export function createPreparingClients(): (client: pg.PoolClient) => pg.PoolClient {
+  const nameOf = createStatementNames();
+  const preparing = new WeakMap<pg.PoolClient, pg.PoolClient>();
+  return (client) => {
+    const known = preparing.get(client) ?? withPreparedStatements(client, nameOf);
+    preparing.set(client, known);
+    return known;
+  };
+}
+
+function withPreparedStatements(client: pg.PoolClient, nameOf: (text: string) => string | undefined): pg.PoolClient {
   const query = client.query.bind(client) as Query;
   const prepared: Query = (config, values) => {
     if (typeof config !== "string" || !values || values.length === 0) return query(config, values);

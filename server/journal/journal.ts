@@ -78,7 +78,7 @@ export function createJournal(deps: JournalDeps): Journal {
       return { value: await body(draft.change) };
     });
     const changed = outcome && draft.finish();
-    const written = changed && (await writeChange(deps.db, row.id, changed, version));
+    const written = changed && (await writeChange(deps.db, row.id, changed, { version, now: row.locked_at }));
     if (!written) return undefined;
     known.remember(draft.change.session, written);
     publish(draft);

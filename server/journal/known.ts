@@ -20,12 +20,13 @@ export function createKnownSessions(): KnownSessions {
       const left = known.get(sessionId);
       if (!left) return undefined;
       known.delete(sessionId);
-      // The database's clock, from what it said then and the time since: behind it by what its answer took, never ahead.
+      // The database's clock, from what it said then and the time since.
       const locked_at = new Date(left.at + performance.now() - left.since);
       return { row: { ...left.session, locked_at }, version: left.version };
     },
     remember(session, { version, at }) {
       known.delete(session.id);
+      if (session.state === "ended") return;
       known.set(session.id, { session: withoutPrompt(session), version, at: at.getTime(), since: performance.now() });
       if (known.size > most) known.delete(known.keys().next().value!);
     },

@@ -45,27 +45,35 @@ export type SessionChange = {
 /** `version` is Postgres's own of the row (`xmin`): another transaction's update gives it another. */
 export type Written = { version: string; at: Date };
 
+/** What a change without the lock supposes of the row and of the database's clock. */
+export type Supposed = { version: string; now: Date };
+
 /**
- * Writes a change in one statement. With the `version` that the row had when it was read, only if it still has it: undefined
- * when somebody has changed it since, and nothing is written then. Without one the caller holds the lock.
+ * Writes a change in one statement. With what it supposes, only if that is so: undefined when somebody has changed the row,
+ * or the clock is off by seconds, and nothing is written then. Without it the caller holds the lock.
  */
 export async function writeChange(
   db: Kysely<Database>,
   sessionId: string,
   { set, epoch, events, commands }: SessionChange,
-  version?: string,
+  supposed?: Supposed,
 ): Promise<Written | undefined> {
   const row = db
     .updateTable("session")
     .set(set)
     .where("id", "=", sessionId)
-    .$if(version !== undefined, (update) => update.where(sql`xmin`, "=", sql`${version}::xid`))
+    .$if(supposed !== undefined, (update) => update.where(holds(supposed!)))
     .returning(["id", sql`xmin`.as("version"), sql`clock_timestamp()`.as("at")]);
   const parts = [sql`changed as (${row})`];
   if (events.length > 0) parts.push(sql`added as (${eventInsertion(epoch, events)})`);
   if (commands.length > 0) parts.push(sql`asked as (${commandInsertion(commands)})`);
   const { rows } = await sql<Written>`with ${sql.join(parts)} select version, at from changed`.execute(db);
   return rows[0];
+}
+
+function holds({ version, now }: Supposed) {
+  const little = sql`interval '5 seconds'`;
+  return sql<boolean>`xmin = ${version}::xid and clock_timestamp() - ${now}::timestamptz between -${little} and ${little}`;
 }
 
 /**

@@ -1,7 +1,7 @@
 /** Changes without the lock: in effect the same as those under it, whoever else changes the session meanwhile. */
 import { create } from "@bufbuild/protobuf";
 import { sql } from "kysely";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import type { WatchCommandsResponse } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { EventPayloadSchema } from "../../gen/carrel/v1/event_pb.ts";
 import type { Change } from "../../server/journal/journal.ts";
@@ -105,6 +105,26 @@ describe("a change without the lock", () => {
     expect(await journal.changeOptimistically(sessionId, present, note)).toBe(7);
     expect(count.transactions).toBe(5);
     await checkRows(sessionId);
+  });
+
+  test("knows no other clock than the database's: one that was put forward or back since is asked for", async () => {
+    const sessionId = await core.openSession();
+    const { journal, count } = counted();
+    await journal.changeOptimistically(sessionId, present, note);
+    const clock = performance.now.bind(performance);
+    for (const [index, offMs] of [3_600_000, -3_600_000, 7_500, 0].entries()) {
+      vi.spyOn(performance, "now").mockImplementation(() => clock() + offMs);
+      const now = await journal.changeOptimistically(sessionId, present, (change) => {
+        note(change);
+        return change.now;
+      });
+      const { rows } = await sql<{ now: Date }>`select clock_timestamp() as now`.execute(database.db);
+      expect(Math.abs(rows[0]!.now.getTime() - now.getTime())).toBeLessThan(5_000);
+      expect(count.transactions).toBe(index + 2);
+    }
+    vi.restoreAllMocks();
+    await journal.changeOptimistically(sessionId, present, note);
+    expect(count.transactions).toBe(5);
   });
 
   test("refuses nothing on what it remembers: guard and body are asked again of the row as it is", async () => {
