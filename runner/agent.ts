@@ -21,6 +21,12 @@ export type AgentOptions = {
   mcpServers: Record<string, McpServerConfig>;
   /** The conversation to take up again; empty starts a new one. */
   resume: string;
+  /** May come later than the agent starts; until then it is waited for, and nothing is lost. */
+  observer: Promise<AgentObserver>;
+};
+
+/** Who decides on the agent's calls and is told what it says, in order. */
+export type AgentObserver = {
   decide(call: ToolCall): Promise<Decision>;
   onMessage(message: SDKMessage): void;
   onStderr(text: string): void;
@@ -42,6 +48,7 @@ const questionTool = "AskUserQuestion";
 const hookSeconds = 60;
 
 export function startAgent(options: AgentOptions): Agent {
+  const { observer } = options;
   const prompts = createPromptQueue();
   const stopping = new AbortController();
   const session: Query = query({
@@ -59,12 +66,12 @@ export function startAgent(options: AgentOptions): Agent {
       includePartialMessages: true,
       ...(options.model ? { model: options.model } : {}),
       ...(options.resume ? { resume: options.resume } : {}),
-      stderr: options.onStderr,
+      stderr: (text) => void observer.then(({ onStderr }) => onStderr(text)),
       // The agent would let some calls pass by itself; asking is forced for every one, those of sub-agents included.
       hooks: { PreToolUse: [{ timeout: hookSeconds, hooks: [() => Promise.resolve(ask)] }] },
       canUseTool: (toolName, input, { signal, toolUseID, agentID }) =>
-        options
-          .decide({ toolUseId: toolUseID, toolName, input: input as JsonObject, agentId: agentID, signal })
+        observer
+          .then(({ decide }) => decide({ toolUseId: toolUseID, toolName, input: input as JsonObject, agentId: agentID, signal }))
           .then((decision) => permission(toolName, input, decision)),
     },
   });
@@ -75,7 +82,7 @@ export function startAgent(options: AgentOptions): Agent {
       if (planMode !== options.planMode) await session.setPermissionMode(planMode ? "plan" : "default");
     },
     interrupt: async () => void (await session.interrupt()),
-    ended: consume(session, options.onMessage),
+    ended: consume(session, observer),
     stop() {
       prompts.end();
       stopping.abort();
@@ -92,7 +99,8 @@ function permission(toolName: string, input: Record<string, unknown>, decision: 
   return { behavior: "allow", updatedInput: updated };
 }
 
-async function consume(session: Query, onMessage: (message: SDKMessage) => void): Promise<Error | undefined> {
+async function consume(session: Query, observer: Promise<AgentObserver>): Promise<Error | undefined> {
+  const { onMessage } = await observer;
   try {
     for await (const message of session) onMessage(message);
     return undefined;

@@ -1,11 +1,11 @@
 // One agent, one turn at a time: what the control plane asks becomes what the agent does, and what it does is reported.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "../gen/carrel/runner/v1/command_pb.ts";
-import { type Agent, startAgent } from "./agent.ts";
+import { type Agent, type AgentObserver, startAgent } from "./agent.ts";
 import type { Channel } from "./channel.ts";
-import { hasConversation } from "./conversation.ts";
 import { createDecisions, type Decisions } from "./decisions.ts";
-import { type AgentSettings, agentEnvironment, type Boot, canBeSet, settingsAtBoot, settingsOf } from "./orders.ts";
+import { settingsOf } from "./manifest.ts";
+import { type AgentSettings, canBeSet, launchOf, type Place, presentOf, settingsAtBoot } from "./orders.ts";
 import { createTranslator, type Translator } from "./translate.ts";
 
 export type Exit = { reason: string; code: number; dormant?: boolean };
@@ -33,12 +33,17 @@ const contextLost = {
   value: { subtype: "context_lost", message: "the agent's record of the conversation is gone; it starts anew in the same workspace" },
 } as const;
 
-type Environment = Readonly<Record<string, string | undefined>>;
+/** An agent that runs already, with the settings of the boot, and waits for whoever observes it. */
+export type FirstAgent = {
+  /** Undefined where its files are to be brought back first. */
+  agent: Agent | undefined;
+  /** The conversation it was told to take up again; empty for a new one. */
+  conversation: string;
+  observe(observer: AgentObserver): void;
+};
 
 type State = {
-  boot: Boot;
-  door: URL;
-  environment: Environment;
+  place: Place;
   settings: AgentSettings;
   decisions: Decisions;
   translator: Translator;
@@ -60,24 +65,19 @@ type State = {
 /** Puts the session away; true when it is, and the runner is to leave. */
 export type PutAway = (generation: number, signal: AbortSignal) => Promise<boolean>;
 
-/**
- * @param door where the broker is on the sandbox's own loopback.
- * @param environment the runner's own, of which the agent inherits where its home and programs are.
- */
-export function createDriver(boot: Boot, door: URL, environment: Environment, putAway: PutAway): Driver {
+export function createDriver(place: Place, first: FirstAgent, putAway: PutAway): Driver {
+  const { boot } = place;
   const attached = Promise.withResolvers<Channel>();
   const { promise: ended, resolve: end } = Promise.withResolvers<Exit>();
   const translator = createTranslator(() => state.interrupted);
   const state: State = {
-    boot,
-    door,
-    environment,
+    place,
     settings: settingsAtBoot(boot),
     decisions: createDecisions(attached.promise, (agentId) => translator.parentOf(agentId)),
     translator,
     channel: undefined,
-    agent: undefined,
-    conversation: presentOf(environment, boot.resume),
+    agent: first.agent,
+    conversation: first.conversation,
     turn: 0,
     interrupted: false,
     crashes: 0,
@@ -86,25 +86,20 @@ export function createDriver(boot: Boot, door: URL, environment: Environment, pu
     putAway,
     end,
   };
-  // Started before the first prompt comes, so that it is ready by then.
-  if (!boot.restore) state.agent = start(state);
+  first.observe(observerOf(state));
+  if (first.agent) follow(state, first.agent);
   return {
     ended,
     onCommand: (command) => obey(state, command),
     rest: () => stopAgent(state),
     async serve(channel, conversation) {
-      state.conversation = presentOf(environment, conversation);
-      await adapt(state, settingsOf(channel.attached.manifest!, boot, door));
+      state.conversation = presentOf(place, conversation);
+      await adapt(state, settingsOf(channel.attached.manifest!, place));
       state.channel = channel;
       attached.resolve(channel);
       if (conversation && state.conversation !== conversation) channel.append([contextLost]);
     },
   };
-}
-
-/** The conversation if the agent's record of it is there, else none. */
-function presentOf(environment: Environment, conversation: string): string {
-  return hasConversation(environment["HOME"], conversation) ? conversation : "";
 }
 
 async function stopAgent(state: State): Promise<void> {
@@ -135,30 +130,31 @@ async function isConfigured(agent: Agent, wanted: AgentSettings): Promise<boolea
 }
 
 function start(state: State): Agent {
-  const { boot, door, settings, translator } = state;
-  const agent = startAgent({
-    claudePath: boot.claude,
-    cwd: boot.cwd,
-    model: settings.model,
-    planMode: settings.planMode,
-    environment: agentEnvironment(settings, state.environment, boot, door),
-    mcpServers: settings.mcpServers,
-    resume: state.conversation,
+  const { place, settings, conversation } = state;
+  const agent = startAgent({ ...launchOf(place, settings, conversation), observer: Promise.resolve(observerOf(state)) });
+  follow(state, agent);
+  return agent;
+}
+
+function follow(state: State, agent: Agent): void {
+  void agent.ended.then((error) => onAgentEnded(state, agent, error));
+}
+
+function observerOf(state: State): AgentObserver {
+  return {
     decide: state.decisions.decide,
     onStderr(text) {
       state.stderrTail = (state.stderrTail + text).slice(-stderrKept);
       process.stderr.write(text);
     },
     onMessage(message) {
-      const { events, delta, turnEnded } = translator.translate(message);
+      const { events, delta, turnEnded } = state.translator.translate(message);
       if (delta) state.channel?.pushDelta(delta);
       for (const event of events) if (event.case === "sdkSessionId") state.conversation = event.value.id ?? state.conversation;
       if (turnEnded) Object.assign(state, { turn: 0, interrupted: false, crashes: 0 });
       state.channel?.append(events);
     },
-  });
-  void agent.ended.then((error) => onAgentEnded(state, agent, error));
-  return agent;
+  };
 }
 
 /** The process is gone: a turn it was in has failed; the next prompt starts another one in the same conversation. */

@@ -1,7 +1,8 @@
 // Leaving with everything put away, and coming back to it.
 import { join } from "node:path";
 import { pack, type Roots, unpack } from "./archive.ts";
-import type { Channel } from "./channel.ts";
+import { type Channel, Fenced } from "./channel.ts";
+import type { Driver } from "./driver.ts";
 import type { Memory } from "./memory.ts";
 import { stopOthers } from "./other-processes.ts";
 
@@ -29,6 +30,14 @@ export async function putAway(
   return channel.snapshots.put(generation, () => pack(roots, signal), signal);
 }
 
-export async function bringBack(channel: Channel, roots: Roots, generation: number): Promise<void> {
-  await channel.snapshots.get(generation, (pieces) => unpack(pieces, roots));
+/** A session that cannot be brought back says why and stays put away; nothing of it starts from half of its files. */
+export async function bringBack(channel: Channel, driver: Driver, roots: Roots, generation: number): Promise<void> {
+  await driver.rest();
+  try {
+    await channel.snapshots.get(generation, (pieces) => unpack(pieces, roots));
+  } catch (error) {
+    if (error instanceof Fenced) throw error;
+    await channel.snapshots.reportRestore(error instanceof Error ? error.message : String(error));
+    throw error;
+  }
 }

@@ -1,6 +1,7 @@
+// No module of the control plane's messages is loaded from here: the agent is started before them.
 import type { McpServerConfig } from "@anthropic-ai/claude-agent-sdk/core";
-import type { Manifest } from "../gen/carrel/runner/v1/manifest_pb.ts";
-import { McpTransport } from "../gen/carrel/v1/mcp_server_pb.ts";
+import type { AgentOptions } from "./agent.ts";
+import { hasConversation } from "./conversation.ts";
 
 /** What a runner is told at its start, by standard input. */
 export type Boot = {
@@ -17,6 +18,20 @@ export type Boot = {
   planMode: boolean;
 };
 
+/** Where an agent runs. */
+export type Place = {
+  boot: Boot;
+  /** Where the broker is on the sandbox's own loopback. */
+  door: URL;
+  /** The runner's own environment, of which the agent inherits where its home and programs are. */
+  environment: Readonly<Record<string, string | undefined>>;
+};
+
+/** The conversation if the agent's record of it is there, else none. */
+export function presentOf({ environment }: Place, conversation: string): string {
+  return hasConversation(environment["HOME"], conversation) ? conversation : "";
+}
+
 /** What the session wants of the agent. */
 export type AgentSettings = {
   model: string;
@@ -30,30 +45,22 @@ export function settingsAtBoot({ model, planMode }: Boot): AgentSettings {
   return { model, planMode, environment: {}, mcpServers: {} };
 }
 
-/** @param door where the broker is on the sandbox's own loopback. */
-export function settingsOf(manifest: Manifest, boot: Boot, door: URL): AgentSettings {
+/** What an agent with these settings is started with, but for who observes it. */
+export function launchOf(place: Place, settings: AgentSettings, conversation: string): Omit<AgentOptions, "observer"> {
+  const { boot } = place;
   return {
-    model: manifest.model,
-    planMode: manifest.planMode,
-    environment: { ...manifest.environment, ...(manifest.egress ? proxyEnvironment(door, boot.phantomToken) : {}) },
-    mcpServers: Object.fromEntries(
-      Object.entries(manifest.mcpServers).map(([name, server]): [string, McpServerConfig] => {
-        if (server.type === McpTransport.STDIO)
-          return [name, { type: "stdio", command: server.command, args: server.args, env: server.env }];
-        const remote = { url: new URL(`/mcp/${name}`, door).href, headers: { authorization: `Bearer ${boot.phantomToken}` } };
-        return [name, { type: server.type === McpTransport.SSE ? "sse" : "http", ...remote }];
-      }),
-    ),
+    claudePath: boot.claude,
+    cwd: boot.cwd,
+    model: settings.model,
+    planMode: settings.planMode,
+    environment: agentEnvironment(settings, place),
+    mcpServers: settings.mcpServers,
+    resume: conversation,
   };
 }
 
 /** The whole environment of the agent. The token in it opens the broker of this sandbox and nothing else. */
-export function agentEnvironment(
-  settings: AgentSettings,
-  own: Readonly<Record<string, string | undefined>>,
-  boot: Boot,
-  door: URL,
-): Record<string, string> {
+function agentEnvironment(settings: AgentSettings, { boot, door, environment: own }: Place): Record<string, string> {
   return {
     ...settings.environment,
     HOME: own["HOME"] ?? "/home/agent",
@@ -70,21 +77,4 @@ export function agentEnvironment(
 /** Whether an agent that was started with `before` can be set to `after` while it runs. */
 export function canBeSet(before: AgentSettings, after: AgentSettings): boolean {
   return JSON.stringify([before.environment, before.mcpServers]) === JSON.stringify([after.environment, after.mcpServers]);
-}
-
-function proxyEnvironment(door: URL, phantomToken: string): Record<string, string> {
-  const proxy = new URL(door);
-  proxy.username = "carrel";
-  proxy.password = phantomToken;
-  const url = proxy.href.replace(/\/$/, "");
-  const direct = "127.0.0.1,localhost,::1";
-  return {
-    HTTP_PROXY: url,
-    HTTPS_PROXY: url,
-    http_proxy: url,
-    https_proxy: url,
-    NO_PROXY: direct,
-    no_proxy: direct,
-    NODE_USE_ENV_PROXY: "1",
-  };
 }

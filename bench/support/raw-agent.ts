@@ -25,9 +25,11 @@ export async function agentArguments(directory: string): Promise<string[]> {
     environment: { PATH: "/usr/bin:/bin", HOME: directory },
     mcpServers: {},
     resume: "",
-    decide: () => Promise.resolve({ allow: false, message: "" }),
-    onMessage: () => undefined,
-    onStderr: () => undefined,
+    observer: Promise.resolve({
+      decide: () => Promise.resolve({ allow: false, message: "" }),
+      onMessage: () => undefined,
+      onStderr: () => undefined,
+    }),
   });
   await agent.ended;
   return (await readFile(found, "utf8")).split("\0").slice(0, -1);
