@@ -21,6 +21,7 @@ import type { UserVault } from "../vault/user-vault.ts";
 import type { ChannelActions } from "./actions.ts";
 import type { ChangedSessions } from "./changed-sessions.ts";
 import { frameOf } from "./frames.ts";
+import { endingWell } from "./stream-end.ts";
 
 export type ChannelServiceDeps = {
   db: Kysely<Database>;
@@ -33,6 +34,8 @@ export type ChannelServiceDeps = {
   issueTicket(user: User, sessionId: string): Promise<{ ticket: string; expiresAt: Date }>;
   /** Aborts with the call, and when the caller's token has been expired for a minute. */
   streamSignal(context: HandlerContext): AbortSignal;
+  /** How long the reader of a stream may take nothing at all, milliseconds. Default 30 s. */
+  stalledMs?: number;
   sessionMessage(row: SessionRow, vault: UserVault): Session;
   listAliveOf(ownerId: string): Promise<SessionRow[]>;
   listOwned(ownerId: string, sessionIds: readonly string[]): Promise<SessionRow[]>;
@@ -42,17 +45,25 @@ const historyBytes = 4 * 1024 * 1024;
 const keepAliveMs = 10_000;
 
 export function createChannelService(deps: ChannelServiceDeps): ServiceImpl<typeof ChannelService> {
-  const { actions, userOf } = deps;
+  const { actions, userOf, stalledMs = 30_000 } = deps;
   return {
     watchEvents: (request, context) =>
-      deps.reader.watch({
-        ownerId: userOf(context).userId,
-        sessionId: request.sessionId,
-        afterSeq: request.afterSeq,
-        includeDeltas: request.includeDeltas,
-        signal: deps.streamSignal(context),
+      endingWell(
+        deps.reader.watch({
+          ownerId: userOf(context).userId,
+          sessionId: request.sessionId,
+          afterSeq: request.afterSeq,
+          includeDeltas: request.includeDeltas,
+          signal: deps.streamSignal(context),
+        }),
+        { stalledMs, placeOf: ({ item }) => (item.case === "event" ? item.value.seq : undefined), from: request.afterSeq },
+      ),
+    watchSessions: (_request, context) =>
+      endingWell(watchSessions(deps, userOf(context).userId, deps.streamSignal(context)), {
+        stalledMs,
+        placeOf: () => undefined,
+        from: 0,
       }),
-    watchSessions: (_request, context) => watchSessions(deps, userOf(context).userId, deps.streamSignal(context)),
     async listEvents(request, context) {
       const session = await deps.reader.session(userOf(context).userId, request.sessionId);
       const events = await deps.reader.events(session, request.afterSeq, Math.min(request.limit || 50, 200));

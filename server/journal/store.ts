@@ -35,8 +35,8 @@ export async function insertEvents(tx: Transaction<Database>, rows: Insertable<E
       ${rows.map((row) => row.payload)}::bytea[], ${rows.map((row) => row.chain)}::bytea[])`.execute(tx);
 }
 
-/** What one page of a log may hold, in sealed bytes; the first row always goes. */
-const pageBytes = 128 * 1024;
+/** What one page of a log may hold, in sealed bytes; the first row always goes. A reader that stops reading holds one, opened and encoded. */
+const pageBytes = 48 * 1024;
 
 /** Rows of the log after `afterSeq`, oldest first: at most `limit`, and at most a page's bytes. Empty only at the end. */
 export async function listEventRows(db: Kysely<Database>, sessionId: string, afterSeq: number, limit: number) {

@@ -4,12 +4,21 @@ import { create } from "@bufbuild/protobuf";
 import { pino } from "pino";
 import WebSocket, { type ClientOptions, type RawData } from "ws";
 import { QuestionSchema } from "../../gen/carrel/v1/approval_pb.ts";
+import { ChannelService } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { EndReason } from "../../gen/carrel/v1/session_pb.ts";
 import { createChannelActions } from "../../server/channel/actions.ts";
+import { createChangedSessions } from "../../server/channel/changed-sessions.ts";
+import { createChannelService } from "../../server/channel/service.ts";
 import { createSocketHandler } from "../../server/channel/websocket/handler.ts";
 import type { SocketLimits } from "../../server/channel/websocket/limits.ts";
 import { createHttpServer } from "../../server/http/server.ts";
-import { type Authorize, createAuthorizer } from "../../server/identity/authorize.ts";
+import {
+  type Authorize,
+  createAuthorizationGate,
+  createAuthorizationInterceptor,
+  createAuthorizer,
+  requireUser,
+} from "../../server/identity/authorize.ts";
 import { createLocalVerifier, openLocalIssuer } from "../../server/identity/local-issuer.ts";
 import { createSocketTickets } from "../../server/identity/tickets/tickets.ts";
 import { createUserDirectory } from "../../server/identity/user-directory.ts";
@@ -20,11 +29,13 @@ import { type Change, createJournal } from "../../server/journal/journal.ts";
 import { askApproval, askQuestion } from "../../server/journal/pauses.ts";
 import { createJournalReader } from "../../server/journal/reader.ts";
 import { createFairShare } from "../../server/limits/fair-share.ts";
+import { optionsMessage } from "../../server/profiles/message.ts";
 import { plainSettings } from "../../server/profiles/settings.ts";
 import { findRegistration, insertUser } from "../../server/registration/store.ts";
+import { sessionMessage } from "../../server/sessions/message.ts";
 import { once } from "../../server/sessions/request-ids.ts";
 import { ownedBy } from "../../server/sessions/service.ts";
-import { insertSession } from "../../server/sessions/store.ts";
+import { insertSession, listAliveOf, listOwned } from "../../server/sessions/store.ts";
 import { createRootKeyring } from "../../server/vault/keyring.ts";
 import { createSodium } from "../../server/vault/sodium.ts";
 import { createVaultStore } from "../../server/vault/store.ts";
@@ -72,6 +83,23 @@ export async function createHarness() {
       ...(lifetimeMs === undefined ? {} : { lifetimeMs }),
     });
   const tickets = ticketsOn();
+
+  const place = { region: "test", demo: false, showSettings: optionsMessage };
+  const channelService = (stalledMs: number) =>
+    createChannelService({
+      db,
+      actions,
+      reader,
+      changed: createChangedSessions(),
+      userVault,
+      userOf: requireUser,
+      issueTicket: tickets.issue,
+      streamSignal: ({ signal }) => signal,
+      stalledMs,
+      sessionMessage: (row, vaultOfUser) => sessionMessage(row, vaultOfUser, place),
+      listAliveOf: (ownerId) => listAliveOf(db, ownerId),
+      listOwned: (ownerId, sessionIds) => listOwned(db, ownerId, sessionIds),
+    });
 
   const tokenFor = (email: string, ttlMs = 600_000) => issuer.issueToken({ email, ttlMs, operator: false });
   const closers: (() => Promise<void>)[] = [];
@@ -161,7 +189,11 @@ export async function createHarness() {
       ),
 
     /** One more server on the same database and journal. */
-    async serve(limits: Partial<SocketLimits> = {}, wrap: (authorize: Authorize) => Authorize = (same) => same) {
+    async serve(
+      limits: Partial<SocketLimits> = {},
+      wrap: (authorize: Authorize) => Authorize = (same) => same,
+      stalledMs = limits.stalledMs ?? 30_000,
+    ) {
       const handler = createSocketHandler({
         authorize: wrap(authorize),
         redeemTicket: tickets.redeem,
@@ -173,9 +205,10 @@ export async function createHarness() {
       });
       const sockets: Duplex[] = [];
       const http = createHttpServer({
-        services: [],
-        routes: () => undefined,
-        interceptors: [],
+        services: [ChannelService],
+        routes: (router) => router.service(ChannelService, channelService(stalledMs)),
+        interceptors: [createAuthorizationInterceptor(authorize)],
+        requestGate: createAuthorizationGate(authorize),
         allowedOrigins: [],
         log,
         ready: () => true,
