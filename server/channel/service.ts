@@ -1,4 +1,4 @@
-import { create, type Message, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Kysely } from "kysely";
@@ -6,6 +6,7 @@ import {
   type ChannelService,
   type GetHistoryResponse,
   type QueuedPromptSchema,
+  type WatchEventsResponse,
   type WatchSessionsResponse,
   WatchSessionsResponseSchema,
 } from "../../gen/carrel/v1/channel_service_pb.ts";
@@ -21,6 +22,7 @@ import type { UserVault } from "../vault/user-vault.ts";
 import type { ChannelActions } from "./actions.ts";
 import type { ChangedSessions } from "./changed-sessions.ts";
 import { frameOf } from "./frames.ts";
+import { createStreamEnd, type Deliver } from "./stream-end.ts";
 
 export type ChannelServiceDeps = {
   db: Kysely<Database>;
@@ -33,8 +35,10 @@ export type ChannelServiceDeps = {
   issueTicket(user: User, sessionId: string): Promise<{ ticket: string; expiresAt: Date }>;
   /** Aborts with the call, and when the caller's token has been expired for a minute. */
   streamSignal(context: HandlerContext): AbortSignal;
-  /** A short way to the reader of the call, where it has one: resolves with what is left to be yielded. */
-  directWriter(context: HandlerContext): (<T extends Message>(messages: readonly T[]) => Promise<readonly T[]>) | undefined;
+  /** How long the reader of a stream may take nothing at all, milliseconds. Default 30 s. */
+  stalledMs?: number;
+  /** A short way to the reader of the call, where it has one. */
+  directWriter(context: HandlerContext): Deliver<WatchEventsResponse> | undefined;
   showAliveOf(ownerId: string): Promise<Session[]>;
   showOwned(ownerId: string, sessionIds: readonly string[]): Promise<Session[]>;
 };
@@ -43,18 +47,20 @@ const historyBytes = 4 * 1024 * 1024;
 const keepAliveMs = 10_000;
 
 export function createChannelService(deps: ChannelServiceDeps): ServiceImpl<typeof ChannelService> {
-  const { actions, userOf } = deps;
+  const { actions, userOf, stalledMs = 30_000 } = deps;
   return {
-    watchEvents: (request, context) =>
-      deps.reader.watch({
-        ownerId: userOf(context).userId,
-        sessionId: request.sessionId,
-        afterSeq: request.afterSeq,
-        includeDeltas: request.includeDeltas,
-        signal: deps.streamSignal(context),
-        deliver: deps.directWriter(context),
-      }),
-    watchSessions: (_request, context) => watchSessions(deps, userOf(context).userId, deps.streamSignal(context)),
+    watchEvents(request, context) {
+      const placeOf = ({ item }: WatchEventsResponse) => (item.case === "event" ? item.value.seq : undefined);
+      const end = createStreamEnd({ stalledMs, placeOf, from: request.afterSeq });
+      const writer = deps.directWriter(context);
+      const { sessionId, afterSeq, includeDeltas } = request;
+      const reading = { sessionId, afterSeq, includeDeltas, ownerId: userOf(context).userId, signal: deps.streamSignal(context) };
+      return end.of(deps.reader.watch({ ...reading, deliver: writer && end.past(writer) }));
+    },
+    watchSessions(_request, context) {
+      const end = createStreamEnd<WatchSessionsResponse>({ stalledMs, placeOf: () => undefined, from: 0 });
+      return end.of(watchSessions(deps, userOf(context).userId, deps.streamSignal(context)));
+    },
     async listEvents(request, context) {
       const session = await deps.reader.session(userOf(context).userId, request.sessionId);
       const events = await deps.reader.events(session, request.afterSeq, Math.min(request.limit || 50, 200));

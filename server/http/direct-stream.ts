@@ -7,10 +7,11 @@ import { type HttpResponse, isOver } from "./message.ts";
 export const envelopedResponseKey = createContextKey<HttpResponse | undefined>(undefined, { description: "carrel.enveloped-response" });
 
 /**
- * Writes messages of a server stream past the library, in order, and resolves when the reader has room for more. Resolves with
- * those that are left to be yielded, from the first on that only the library may write.
+ * Writes messages of a server stream past the library, in order, and resolves when the reader has room for more, or when
+ * `signal` aborts. Resolves with those that are not written: from the first on that only the library may write, or that came
+ * after the abort.
  */
-export type DirectWriter = <T extends Message>(messages: readonly T[]) => Promise<readonly T[]>;
+export type DirectWriter = <T extends Message>(messages: readonly T[], signal: AbortSignal) => Promise<readonly T[]>;
 
 /** Where a call has one, its handler may use it between two messages that it yields. */
 export const directWriterKey = createContextKey<DirectWriter | undefined>(undefined, { description: "carrel.direct-writer" });
@@ -21,7 +22,8 @@ const mostBytes = 1023;
 const pieceBytes = 64 * 1024;
 const envelopeHead = 5;
 
-type Encoded = { pieces: readonly Buffer[]; count: number };
+type Piece = { bytes: Buffer; count: number };
+type Encoded = readonly Piece[];
 type Encode = (messages: readonly Message[]) => Encoded;
 
 /**
@@ -48,15 +50,17 @@ export function createDirectStreams(): Interceptor {
 
 function createWriter(response: HttpResponse, encode: Encode): DirectWriter {
   const reader: Writable = response;
-  return async (messages) => {
+  return async (messages, signal) => {
     // The head is sent with the first message; whoever is asked for the next finds all earlier ones written.
     if (!response.headersSent) return messages;
-    const { pieces, count } = encode(messages);
-    for (const piece of pieces) {
+    let written = 0;
+    for (const { bytes, count } of encode(messages)) {
       if (isOver(response)) return [];
-      if (!reader.write(piece)) await drained(response);
+      if (signal.aborted) break;
+      written += count;
+      if (!reader.write(bytes)) await drained(response, signal);
     }
-    return messages.slice(count);
+    return messages.slice(written);
   };
 }
 
@@ -83,7 +87,7 @@ function createEncoder(
       if (envelope === undefined) break;
       found.push(envelope);
     }
-    const run = { pieces: joined(found), count: found.length };
+    const run = joined(found);
     runs.set(messages, run);
     return run;
   };
@@ -98,12 +102,13 @@ function enveloped(bytes: Uint8Array): Buffer {
   return envelope;
 }
 
-function joined(envelopes: readonly Buffer[]): Buffer[] {
-  const pieces: Buffer[] = [];
+function joined(envelopes: readonly Buffer[]): Encoded {
+  const pieces: Piece[] = [];
   let waiting: Buffer[] = [];
   let bytes = 0;
   const flush = (): void => {
-    if (waiting.length > 0) pieces.push(waiting.length === 1 ? waiting[0]! : Buffer.concat(waiting, bytes));
+    const count = waiting.length;
+    if (count > 0) pieces.push({ bytes: count === 1 ? waiting[0]! : Buffer.concat(waiting, bytes), count });
     [waiting, bytes] = [[], 0];
   };
   for (const envelope of envelopes) {
@@ -115,15 +120,17 @@ function joined(envelopes: readonly Buffer[]): Buffer[] {
   return pieces;
 }
 
-/** Resolves when there is room again, or nobody left to read. */
-function drained(response: HttpResponse): Promise<void> {
+/** Resolves when there is room again, nobody left to read, or nobody who waits for it. */
+function drained(response: HttpResponse, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const settle = (): void => {
       response.off("drain", settle);
       response.off("close", settle);
+      signal.removeEventListener("abort", settle);
       resolve();
     };
     response.on("drain", settle);
     response.on("close", settle);
+    signal.addEventListener("abort", settle);
   });
 }

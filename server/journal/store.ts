@@ -99,8 +99,8 @@ function commandInsertion(commands: SessionChange["commands"]) {
     from changed, unnest(${commands.map(({ id }) => id)}::int[], ${commands.map(({ payload }) => payload)}::bytea[]) as one (id, payload)`;
 }
 
-/** What one page of a log may hold, in sealed bytes; the first row always goes. */
-const pageBytes = 128 * 1024;
+/** What one page of a log may hold, in sealed bytes; the first row always goes. A reader that stops reading holds one, opened and encoded. */
+const pageBytes = 48 * 1024;
 
 /** Rows of the log after `afterSeq`, oldest first: at most `limit`, and at most a page's bytes. Empty only at the end. */
 export async function listEventRows(db: Kysely<Database>, sessionId: string, afterSeq: number, limit: number) {

@@ -4,12 +4,22 @@ import { create } from "@bufbuild/protobuf";
 import { pino } from "pino";
 import WebSocket, { type ClientOptions, type RawData } from "ws";
 import { QuestionSchema } from "../../gen/carrel/v1/approval_pb.ts";
+import { ChannelService } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { EndReason } from "../../gen/carrel/v1/session_pb.ts";
 import { createChannelActions } from "../../server/channel/actions.ts";
+import { createChangedSessions } from "../../server/channel/changed-sessions.ts";
+import { createChannelService } from "../../server/channel/service.ts";
 import { createSocketHandler } from "../../server/channel/websocket/handler.ts";
 import type { SocketLimits } from "../../server/channel/websocket/limits.ts";
+import { directWriterKey } from "../../server/http/direct-stream.ts";
 import { createHttpServer } from "../../server/http/server.ts";
-import { type Authorize, createAuthorizer } from "../../server/identity/authorize.ts";
+import {
+  type Authorize,
+  createAuthorizationGate,
+  createAuthorizationInterceptor,
+  createAuthorizer,
+  requireUser,
+} from "../../server/identity/authorize.ts";
 import { createLocalVerifier, openLocalIssuer } from "../../server/identity/local-issuer.ts";
 import { createSocketTickets } from "../../server/identity/tickets/tickets.ts";
 import { createUserDirectory } from "../../server/identity/user-directory.ts";
@@ -20,11 +30,13 @@ import { type Change, createJournal } from "../../server/journal/journal.ts";
 import { askApproval, askQuestion } from "../../server/journal/pauses.ts";
 import { createJournalReader } from "../../server/journal/reader.ts";
 import { createFairShare } from "../../server/limits/fair-share.ts";
+import { optionsMessage } from "../../server/profiles/message.ts";
 import { plainSettings } from "../../server/profiles/settings.ts";
 import { findRegistration, insertUser } from "../../server/registration/store.ts";
+import { sessionMessage } from "../../server/sessions/message.ts";
 import { once } from "../../server/sessions/request-ids.ts";
 import { aliveOf } from "../../server/sessions/service.ts";
-import { insertSession } from "../../server/sessions/store.ts";
+import { insertSession, listAliveOf, listOwned, type ShownSession } from "../../server/sessions/store.ts";
 import { createRootKeyring } from "../../server/vault/keyring.ts";
 import { createSodium } from "../../server/vault/sodium.ts";
 import { createVaultStore } from "../../server/vault/store.ts";
@@ -72,6 +84,25 @@ export async function createHarness() {
       ...(lifetimeMs === undefined ? {} : { lifetimeMs }),
     });
   const tickets = ticketsOn();
+
+  const place = { region: "test", demo: false, showSettings: optionsMessage };
+  const show = (rows: readonly ShownSession[]) =>
+    Promise.all(rows.map(async (row) => sessionMessage(row, await userVault(row.owner_id), place)));
+  const channelService = (stalledMs: number) =>
+    createChannelService({
+      db,
+      actions,
+      reader,
+      changed: createChangedSessions(),
+      userVault,
+      userOf: requireUser,
+      issueTicket: tickets.issue,
+      streamSignal: ({ signal }) => signal,
+      stalledMs,
+      directWriter: (context) => context.values.get(directWriterKey),
+      showAliveOf: async (ownerId) => show(await listAliveOf(db, ownerId)),
+      showOwned: async (ownerId, sessionIds) => show(await listOwned(db, ownerId, sessionIds)),
+    });
 
   const tokenFor = (email: string, ttlMs = 600_000) => issuer.issueToken({ email, ttlMs, operator: false });
   const closers: (() => Promise<void>)[] = [];
@@ -161,7 +192,11 @@ export async function createHarness() {
       ),
 
     /** One more server on the same database and journal. */
-    async serve(limits: Partial<SocketLimits> = {}, wrap: (authorize: Authorize) => Authorize = (same) => same) {
+    async serve(
+      limits: Partial<SocketLimits> = {},
+      wrap: (authorize: Authorize) => Authorize = (same) => same,
+      stalledMs = limits.stalledMs ?? 30_000,
+    ) {
       const handler = createSocketHandler({
         authorize: wrap(authorize),
         redeemTicket: tickets.redeem,
@@ -173,9 +208,10 @@ export async function createHarness() {
       });
       const sockets: Duplex[] = [];
       const http = createHttpServer({
-        services: [],
-        routes: () => undefined,
-        interceptors: [],
+        services: [ChannelService],
+        routes: (router) => router.service(ChannelService, channelService(stalledMs)),
+        interceptors: [createAuthorizationInterceptor(authorize)],
+        requestGate: createAuthorizationGate(authorize),
         allowedOrigins: [],
         log,
         ready: () => true,

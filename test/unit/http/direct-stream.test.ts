@@ -12,6 +12,9 @@ function eventOf(seq: number, text = "hello"): WatchEventsResponse {
   });
 }
 
+/** Nobody stops waiting for the reader. */
+const alive = new AbortController().signal;
+
 /** A reader whose head is sent unless said otherwise; it takes `room` bytes before it asks for a pause. */
 function readerOf(room = 1 << 20, headersSent = true) {
   return Object.assign(new PassThrough({ highWaterMark: room }), { headersSent });
@@ -50,7 +53,7 @@ test("messages are written in order, in the form that the reader asked for", asy
   for (const [contentType, read] of forms) {
     const reader = readerOf();
     const write = await writerFor(createDirectStreams(), reader, contentType);
-    expect(await write(messages)).toEqual([]);
+    expect(await write(messages, alive)).toEqual([]);
     expect(envelopesIn(reader.read() as Buffer).map(read)).toEqual(messages);
   }
 });
@@ -62,7 +65,7 @@ test("readers who are given one array are written the same bytes, whole", async 
   const written: Buffer[][] = [[], []];
   for (const [index, reader] of readers.entries()) {
     reader.on("data", (piece: Buffer) => written[index]?.push(piece));
-    await (await writerFor(streams, reader))(messages);
+    await (await writerFor(streams, reader))(messages, alive);
   }
   await new Promise(setImmediate);
   expect(written.map((pieces) => pieces.length)).toEqual([1, 1]);
@@ -74,16 +77,16 @@ test("large messages, and all before the head is sent, are left to the library",
   const streams = createDirectStreams();
   const [small, large, after] = [eventOf(1), eventOf(2, "x".repeat(2_000)), eventOf(3)];
   const reader = readerOf();
-  expect(await (await writerFor(streams, reader))([small, large, after])).toEqual([large, after]);
+  expect(await (await writerFor(streams, reader))([small, large, after], alive)).toEqual([large, after]);
   expect(envelopesIn(reader.read() as Buffer)).toHaveLength(1);
-  expect(await (await writerFor(streams, readerOf(1 << 20, false)))([small, after])).toEqual([small, after]);
+  expect(await (await writerFor(streams, readerOf(1 << 20, false)))([small, after], alive)).toEqual([small, after]);
 });
 
 test("a slow reader is handed one piece at a time, and nothing once it is gone", async () => {
   const reader = readerOf(16);
   const many = Array.from({ length: 300 }, (_, index) => eventOf(index + 1, "x".repeat(900)));
   let done = false;
-  const writing = (await writerFor(createDirectStreams(), reader))(many).finally(() => (done = true));
+  const writing = (await writerFor(createDirectStreams(), reader))(many, alive).finally(() => (done = true));
   const sizes: number[] = [];
   for (let piece = 0; piece < 3; piece += 1) {
     await new Promise(setImmediate);
@@ -93,6 +96,19 @@ test("a slow reader is handed one piece at a time, and nothing once it is gone",
   expect(sizes.every((size) => size > 50 && size < 75)).toBe(true);
   reader.destroy();
   expect(await writing).toEqual([]);
+});
+
+test("who stops waiting for a reader is told exactly what it was not handed", async () => {
+  const reader = readerOf(16);
+  const many = Array.from({ length: 300 }, (_, index) => eventOf(index + 1, "x".repeat(900)));
+  const stopping = new AbortController();
+  const writing = (await writerFor(createDirectStreams(), reader))(many, stopping.signal);
+  await new Promise(setImmediate);
+  stopping.abort();
+  const left = await writing;
+  const handed = envelopesIn(reader.read() as Buffer);
+  expect(handed.length + left.length).toBe(many.length);
+  expect(left[0]).toBe(many[handed.length]);
 });
 
 test("only streams of a server whose messages have envelopes are given a writer", async () => {
