@@ -48,7 +48,7 @@ async function make(path: string, bytes: number): Promise<void> {
     await file.close();
   }
   const lazily = "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
-  await run("mkfs.ext4", ["-q", "-F", "-m", "0", "-J", "size=4", "-E", lazily, path], { env: { PATH: systemPath } });
+  await run("mkfs.ext4", ["-q", "-F", "-m", "0", "-O", "^resize_inode", "-J", "size=4", "-E", lazily, path], { env: { PATH: systemPath } });
 }
 
 const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
