@@ -38,6 +38,8 @@ export type Config = Readonly<{
   startupTimeoutMs: number;
   heartbeatMs: number;
   heartbeatStaleMs: number;
+  /** Where large things are kept, when not in the data directory. */
+  s3: { endpoint: URL; region: string; bucket: string; accessKeyId: string; secretAccessKey: string } | undefined;
   idleHibernateMs: number;
   snapshotBytes: number;
   snapshotsKept: number;
@@ -140,6 +142,11 @@ export const settings = {
     "silence after which a runner is taken for lost",
     integer(500, 3_600_000),
   ),
+  s3Endpoint: setting("CARREL_S3_ENDPOINT", "", "S3-compatible store for snapshots, instead of the data directory", optional(url)),
+  s3Bucket: setting("CARREL_S3_BUCKET", "", "its bucket, which exists already", optional(text)),
+  s3Region: setting("CARREL_S3_REGION", "us-east-1", "its region", text),
+  s3AccessKeyId: setting("CARREL_S3_ACCESS_KEY_ID", "", "its access key", optional(text)),
+  s3SecretAccessKey: setting("CARREL_S3_SECRET_ACCESS_KEY", "", "its secret key", optional(text)),
   idleHibernateMs: setting(
     "CARREL_IDLE_HIBERNATE_MS",
     "900000",
@@ -230,6 +237,9 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   };
   if ((values.tlsKey === undefined) !== (values.tlsCert === undefined))
     problems.push("CARREL_TLS_KEY_FILE and CARREL_TLS_CERT_FILE must be set together");
+  const s3 = [values.s3Endpoint, values.s3Bucket, values.s3AccessKeyId, values.s3SecretAccessKey];
+  if (s3.some((value) => value !== undefined) && s3.includes(undefined))
+    problems.push("CARREL_S3_ENDPOINT, CARREL_S3_BUCKET, CARREL_S3_ACCESS_KEY_ID and CARREL_S3_SECRET_ACCESS_KEY must be set together");
   const claudePath = values.claudePath ?? packagedClaude();
   if (claudePath === undefined || !existsSync(claudePath))
     problems.push(`CARREL_CLAUDE_PATH: there is no claude program${claudePath ? ` at ${claudePath}` : ""}`);
@@ -237,6 +247,11 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   const {
     tlsKey,
     tlsCert,
+    s3Endpoint: endpoint,
+    s3Bucket: bucket,
+    s3Region: region,
+    s3AccessKeyId: accessKeyId,
+    s3SecretAccessKey: secretAccessKey,
     memoryBytes,
     cpus,
     processes,
@@ -260,6 +275,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     runtimeDirectory: values.runtimeDirectory ?? defaultRuntimeDirectory(values.dataDirectory),
     rootKeyFile: values.rootKeyFile ?? join(values.dataDirectory, "root.key"),
     tls: tlsKey && tlsCert ? { key: readFileSync(tlsKey, "utf8"), cert: readFileSync(tlsCert, "utf8") } : undefined,
+    s3: endpoint && bucket && accessKeyId && secretAccessKey ? { endpoint, region, bucket, accessKeyId, secretAccessKey } : undefined,
     sandboxLimits: { memoryBytes, cpus, processes },
     sandboxSpace: { workspaceBytes, homeBytes },
     limits: {

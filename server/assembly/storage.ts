@@ -2,6 +2,9 @@
 import { hash } from "node:crypto";
 import { access, mkdir, statfs } from "node:fs/promises";
 import { join } from "node:path";
+import { createLocalDisk } from "../blobs/local-disk.ts";
+import { createS3 } from "../blobs/s3.ts";
+import type { BlobStore } from "../blobs/store.ts";
 import type { Config } from "../config.ts";
 import { connectDatabase, verifyDurability } from "../db/connect.ts";
 import { startEmbeddedPostgres } from "../db/embedded.ts";
@@ -41,7 +44,7 @@ export async function openStorage(config: Config, log: Log, closers: Closers) {
     listener,
     vault,
     userVault,
-    archives: createArchives(join(config.dataDirectory, "snapshots"), userVault),
+    archives: createArchives(await openBlobs(config), userVault),
     hashToken: (token: string) => keyring.hashToken(token),
     isReady: () => isReady(db),
   };
@@ -73,6 +76,10 @@ async function findDatabase({ databaseUrl, dataDirectory, runtimeDirectory }: Co
     embedded.ensureRunning().catch((error: Error) => log.error({ err: error }, "embedded Postgres does not come back"));
   };
   return { connection: embedded.connectionConfig, onLost };
+}
+
+async function openBlobs({ dataDirectory, s3 }: Config): Promise<BlobStore> {
+  return s3 ? createS3(s3) : createLocalDisk(join(dataDirectory, "blobs"));
 }
 
 async function openVault(config: Config, db: Database, log: Log, closers: Closers) {

@@ -149,7 +149,7 @@ export type SnapshotTable = {
   /** The agent's own id of the conversation in it; empty before its first turn. */
   conversation: string;
   bytes: number;
-  /** SHA-256 of what the runner sent. */
+  /** SHA-256 of the archive as it is kept. */
   digest: Bytes;
   created_at: Generated<Date>;
 };

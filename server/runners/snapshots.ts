@@ -4,13 +4,14 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { Kysely } from "kysely";
 import { GetSnapshotResponseSchema, type PutSnapshotRequest, type RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
+import type { BlobDigest } from "../blobs/store.ts";
 import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
 import { newId } from "../ids.ts";
 import type { Change, Journal } from "../journal/journal.ts";
 import { findSession, type SessionCore } from "../journal/store.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
-import { deleteSnapshotsBefore, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
+import { deleteSnapshotsBefore, digestOf, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
 import { failRestore, finishRestore, keepAwake, nextGeneration, putAway } from "./hibernation.ts";
 import { type Lease, requireLease, underLease } from "./leases.ts";
 
@@ -59,7 +60,7 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
       if (!session || !snapshot) throw refusal(ErrorReason.NOT_FOUND, "there is no such snapshot");
       const { owner_id: ownerId, id: sessionId } = session;
       const { generation, archive } = snapshot;
-      for await (const data of deps.archives.get({ ownerId, sessionId, generation, archive })) {
+      for await (const data of deps.archives.get({ ownerId, sessionId, generation, archive }, digestOf(snapshot))) {
         yield create(GetSnapshotResponseSchema, { data });
       }
       yield create(GetSnapshotResponseSchema, { last: true });
@@ -83,12 +84,7 @@ function isAskedFor(session: Pick<SessionCore, "state" | "desired" | "snapshot_g
 }
 
 /** The pointer moves only here, under the lease and only while the snapshot is still asked for. */
-async function commit(
-  deps: SnapshotCallsDeps,
-  lease: Lease,
-  place: ArchivePlace,
-  stored: { bytes: number; digest: Uint8Array },
-): Promise<{ committed: boolean }> {
+async function commit(deps: SnapshotCallsDeps, lease: Lease, place: ArchivePlace, stored: BlobDigest): Promise<{ committed: boolean }> {
   const { generation, archive } = place;
   try {
     const replaced = await deps.journal.change(lease.sessionId, underLease(lease), async (change) => {
@@ -106,7 +102,7 @@ async function commit(
   }
 }
 
-async function point(change: Change, { generation, archive }: ArchivePlace, stored: { bytes: number; digest: Uint8Array }): Promise<void> {
+async function point(change: Change, { generation, archive }: ArchivePlace, stored: BlobDigest): Promise<void> {
   const { session, now } = change;
   await insertSnapshot(change.tx, {
     session_id: session.id,
@@ -116,7 +112,7 @@ async function point(change: Change, { generation, archive }: ArchivePlace, stor
     seq: session.last_seq,
     conversation: session.sdk_session_id ?? "",
     bytes: stored.bytes,
-    digest: Buffer.from(stored.digest),
+    digest: Buffer.from(stored.sha256, "hex"),
   });
   change.set({ snapshot_generation: generation, snapshot_at: now });
 }

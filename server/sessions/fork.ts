@@ -12,6 +12,7 @@ import {
   type PreflightForkResponse,
   PreflightForkResponseSchema,
 } from "../../gen/carrel/v1/session_service_pb.ts";
+import type { BlobDigest } from "../blobs/store.ts";
 import { notFound, refusal } from "../errors.ts";
 import { newId } from "../ids.ts";
 import type { Change } from "../journal/journal.ts";
@@ -20,7 +21,7 @@ import { viewOf } from "../journal/session-view.ts";
 import { findOwnedSession, type SessionRow } from "../journal/store.ts";
 import { acceptPrompt } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
-import { insertSnapshot, listSnapshots, type SnapshotRow } from "../snapshots/store.ts";
+import { digestOf, insertSnapshot, listSnapshots, type SnapshotRow } from "../snapshots/store.ts";
 import { admit, type CreateDeps, type Effective, newSession } from "./create.ts";
 import { sessionMessage } from "./message.ts";
 import { once } from "./request-ids.ts";
@@ -63,6 +64,7 @@ export async function forkSession(deps: ForkDeps, request: ForkSessionRequest, o
   return make(deps, request, ownerId, { source, snapshot, effective });
 }
 
+type Copy = { place: ArchivePlace; stored: BlobDigest };
 type Origin = { source: SessionRow; snapshot: SnapshotRow; effective: Effective };
 
 /** The archive is copied first, outside the transaction; one that no row names in the end is removed again. */
@@ -72,7 +74,7 @@ async function make(deps: ForkDeps, request: ForkSessionRequest, ownerId: string
   const name = request.name || forkName(source);
   const row = newSession({ name, initialPrompt: request.initialPrompt }, effective, ownerId, vault, deps.host);
   const place: ArchivePlace = { ownerId, sessionId: row.id, generation: 1, archive: `${row.id}/${newId("arc")}` };
-  await copy(deps.archives, source, snapshot, place);
+  const stored = await copy(deps.archives, source, snapshot, place);
   let published = () => {};
   try {
     const answer = await deps.db.transaction().execute((tx) => {
@@ -89,7 +91,7 @@ async function make(deps: ForkDeps, request: ForkSessionRequest, ownerId: string
         await admit(deps, tx, ownerId, ErrorReason.FORK_LIMIT);
         await deps.limitCreate(tx, ownerId);
         const inserted = await insertSession(tx, row);
-        const made = await deps.journal.changeWithin(tx, inserted, (change) => begin(change, request, origin, place));
+        const made = await deps.journal.changeWithin(tx, inserted, (change) => begin(change, request, origin, { place, stored }));
         published = made.published;
         return create(ForkSessionResponseSchema, { session: sessionMessage({ ...inserted, ...made.value }, vault, deps.place) });
       });
@@ -103,7 +105,7 @@ async function make(deps: ForkDeps, request: ForkSessionRequest, ownerId: string
 }
 
 /** A fork starts as if it had been put away itself where its source was. */
-async function begin(change: Change, request: ForkSessionRequest, { source, snapshot }: Origin, place: ArchivePlace) {
+async function begin(change: Change, request: ForkSessionRequest, { source, snapshot }: Origin, { place, stored }: Copy) {
   change.set({
     restoring: true,
     snapshot_generation: place.generation,
@@ -118,6 +120,8 @@ async function begin(change: Change, request: ForkSessionRequest, { source, snap
     generation: place.generation,
     epoch: 0,
     archive: place.archive,
+    bytes: stored.bytes,
+    digest: Buffer.from(stored.sha256, "hex"),
     seq: 0,
   });
   const details = { forked_from_session_id: source.id, forked_at_seq: snapshot.seq };
@@ -126,8 +130,10 @@ async function begin(change: Change, request: ForkSessionRequest, { source, snap
   return change.session;
 }
 
-async function copy(archives: Archives, source: SessionRow, { generation, archive }: SnapshotRow, place: ArchivePlace): Promise<void> {
-  await archives.put(place, archives.get({ ownerId: source.owner_id, sessionId: source.id, generation, archive }));
+/** Sealed anew for its new place. */
+function copy(archives: Archives, source: SessionRow, snapshot: SnapshotRow, place: ArchivePlace): Promise<BlobDigest> {
+  const { generation, archive } = snapshot;
+  return archives.put(place, archives.get({ ownerId: source.owner_id, sessionId: source.id, generation, archive }, digestOf(snapshot)));
 }
 
 async function ownedSource(deps: ForkDeps, ownerId: string, sessionId: string): Promise<SessionRow> {

@@ -6,6 +6,7 @@ import { notFound, refusal } from "../errors.ts";
 import type { Guard } from "../journal/journal.ts";
 import type { SessionCore } from "../journal/store.ts";
 import { isOccupied, wake } from "../journal/turns.ts";
+import { listSnapshots } from "../snapshots/store.ts";
 import { type CreateDeps, createSession } from "./create.ts";
 import { type ForkDeps, forkSession, preflightFork } from "./fork.ts";
 import { sessionMessage } from "./message.ts";
@@ -65,13 +66,12 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
     forkSession: (request, context) => forkSession(deps, request, deps.userIdOf(context)),
     async deleteSessionRecord(request, context) {
       const ownerId = deps.userIdOf(context);
-      const archives = await deps.db.transaction().execute((tx) => deleteEnded(tx, ownerId, request.sessionId));
-      if (!archives) {
-        await owned(context, request.sessionId);
-        throw refusal(ErrorReason.SESSION_NOT_ENDED, "terminate the session before deleting its record");
-      }
-      deps.announce(ownerId, request.sessionId);
-      for (const archive of archives) await deps.archives.remove(archive);
+      const session = await owned(context, request.sessionId);
+      if (session.state !== "ended") throw refusal(ErrorReason.SESSION_NOT_ENDED, "terminate the session before deleting its record");
+      // What nobody could find any more goes first.
+      for (const { archive } of await listSnapshots(deps.db, session.id)) await deps.archives.remove(archive);
+      if (!(await deps.db.transaction().execute((tx) => deleteEnded(tx, ownerId, session.id)))) absent();
+      deps.announce(ownerId, session.id);
       return { deleted: true };
     },
   };

@@ -155,8 +155,8 @@ export async function listOwned(db: Kysely<Database>, ownerId: string, ids: read
     .execute();
 }
 
-/** Removes an ended session with everything of it; answers the names of its archives, undefined when there is none that has ended. */
-export async function deleteEnded(tx: Transaction<Database>, ownerId: string, sessionId: string): Promise<string[] | undefined> {
+/** Removes an ended session with everything of it; false when there is none that has ended. */
+export async function deleteEnded(tx: Transaction<Database>, ownerId: string, sessionId: string): Promise<boolean> {
   const session = await tx
     .selectFrom("session")
     .select("id")
@@ -165,10 +165,9 @@ export async function deleteEnded(tx: Transaction<Database>, ownerId: string, se
     .where("state", "=", "ended")
     .forUpdate()
     .executeTakeFirst();
-  if (!session) return undefined;
-  for (const table of ["event", "pause", "command", "queued_prompt"] as const)
+  if (!session) return false;
+  for (const table of ["event", "pause", "command", "queued_prompt", "snapshot"] as const)
     await tx.deleteFrom(table).where("session_id", "=", sessionId).execute();
-  const snapshots = await tx.deleteFrom("snapshot").where("session_id", "=", sessionId).returning("archive").execute();
   await tx.deleteFrom("session").where("id", "=", sessionId).execute();
-  return snapshots.map(({ archive }) => archive);
+  return true;
 }

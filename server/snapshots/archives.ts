@@ -1,66 +1,66 @@
-import { createHash } from "node:crypto";
-import { mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
 import type { Kysely } from "kysely";
+import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
+import { sealed, unsealed } from "../blobs/sealed.ts";
+import { BlobDamagedError, type BlobDigest, BlobMissingError, type BlobStore } from "../blobs/store.ts";
 import type { Database } from "../db/database.ts";
+import { refusal } from "../errors.ts";
+import { VaultError } from "../vault/errors.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import { isNamed } from "./store.ts";
 
 /** Where an archive belongs: it opens nowhere else. */
 export type ArchivePlace = { ownerId: string; sessionId: string; generation: number; archive: string };
 
-/** Sealed archives. */
+/** What a session is put away with: one sealed stream each, among the blobs. */
 export type Archives = {
-  /** Seals and keeps a stream, and reads it back before it answers. Nothing is kept when it throws. */
-  put(place: ArchivePlace, source: AsyncIterable<Uint8Array>): Promise<{ bytes: number; digest: Uint8Array }>;
-  /** What was put, verified piece by piece. Throws for one that is gone or was altered. */
-  get(place: ArchivePlace): AsyncIterable<Uint8Array>;
-  /** Safe to repeat. */
+  /**
+   * Seals and keeps a content under a name that was never used, and reads it back before it answers with the length and
+   * digest of what is kept. Nothing is kept when it throws.
+   */
+  put(place: ArchivePlace, content: AsyncIterable<Uint8Array>): Promise<BlobDigest>;
+  /** The content, in pieces that count only once it has ended. Refused with SNAPSHOT_GONE when it is gone or was altered. */
+  get(place: ArchivePlace, expected: BlobDigest): AsyncGenerator<Uint8Array>;
+  /** Nothing happens when there is none. */
   remove(archive: string): Promise<void>;
+  /** The names of all that are kept. */
+  list(): AsyncGenerator<string>;
 };
+
+const folder = "snapshots/";
+
+export function createArchives(blobs: BlobStore, userVault: (userId: string) => Promise<UserVault>): Archives {
+  const archives: Archives = {
+    async put(place, content) {
+      const key = folder + place.archive;
+      try {
+        const digest = await blobs.put(
+          key,
+          sealed(() => userVault(place.ownerId), place, content),
+        );
+        for await (const _piece of archives.get(place, digest));
+        return digest;
+      } catch (error) {
+        await blobs.delete(key);
+        throw error;
+      }
+    },
+    async *get(place, expected) {
+      try {
+        yield* unsealed(() => userVault(place.ownerId), place, blobs.get(folder + place.archive, expected));
+      } catch (error) {
+        const gone = error instanceof BlobMissingError || error instanceof BlobDamagedError || error instanceof VaultError;
+        throw gone ? refusal(ErrorReason.SNAPSHOT_GONE, "what was put away of this session is gone or was altered") : error;
+      }
+    },
+    remove: (archive) => blobs.delete(folder + archive),
+    async *list() {
+      for await (const key of blobs.list(folder)) yield key.slice(folder.length);
+    },
+  };
+  return archives;
+}
 
 /** Removes an archive unless a row names it: whether a commit took place may be unknown, and then the row decides. */
 export async function discardUnnamed({ db, archives }: { db: Kysely<Database>; archives: Archives }, archive: string): Promise<void> {
   if (!(await isNamed(db, archive))) await archives.remove(archive);
 }
-
-export function createArchives(directory: string, userVault: (id: string) => Promise<UserVault>): Archives {
-  const ctx = (p: { sessionId: string; generation: number }, i: number) => ({
-    resourceType: "snapshot",
-    resourceId: p.sessionId,
-    field: `chunk/${i}`,
-    generation: p.generation,
-  });
-  return {
-    async put(place, source) {
-      const vault = await userVault(place.ownerId);
-      const path = join(directory, place.archive);
-      await mkdir(dirname(path), { recursive: true });
-      const digest = createHash("sha256");
-      let bytes = 0;
-      let i = 0;
-      await using file = await open(path, "w");
-      for await (const piece of source) {
-        digest.update(piece);
-        bytes += piece.length;
-        const sealed = vault.seal("archive", ctx(place, i++), piece);
-        const n = Buffer.alloc(4);
-        n.writeUInt32BE(sealed.length);
-        await file.write(n);
-        await file.write(sealed);
-      }
-      return { bytes, digest: digest.digest() };
-    },
-    async *get(place) {
-      const vault = await userVault(place.ownerId);
-      const all = await readFile(join(directory, place.archive));
-      for (let at = 0, i = 0; at < all.length; i += 1) {
-        const n = all.readUInt32BE(at);
-        yield vault.open("archive", ctx(place, i), all.subarray(at + 4, at + 4 + n));
-        at += 4 + n;
-      }
-    },
-    remove: (archive) => rm(join(directory, archive), { force: true }),
-  };
-}
-void writeFile;

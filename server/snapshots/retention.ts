@@ -1,7 +1,7 @@
 import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
 import type { Archives } from "./archives.ts";
-import { forgetExpired, listUnused } from "./store.ts";
+import { forgetExpired, isStranded, listUnused } from "./store.ts";
 
 export type RetentionDeps = {
   db: Kysely<Database>;
@@ -17,4 +17,15 @@ export async function enforceRetention({ db, archives, retentionMs, end }: Reten
   const days = Math.round((retentionMs / 86_400_000) * 10) / 10;
   for (const { id } of await listUnused(db, retentionMs)) await end(id, `nobody used it for ${days} days`);
   for (const archive of await forgetExpired(db, retentionMs)) await archives.remove(archive);
+  for await (const archive of archives.list()) {
+    if (Date.now() - madeAt(archive) > strandedMs && (await isStranded(db, archive))) await archives.remove(archive);
+  }
+}
+
+/** What a process that died left behind is nobody's after a day. */
+const strandedMs = 86_400_000;
+
+/** Names are `<session id>/<id of the archive>`, and ids begin with the time they were made. */
+function madeAt(archive: string): number {
+  return Number.parseInt(/\/arc_([0-9a-f]{12})/.exec(archive)?.[1] ?? "ffffffffffff", 16);
 }

@@ -1,8 +1,14 @@
 import { type Insertable, type Kysely, type Selectable, sql, type Transaction } from "kysely";
+import type { BlobDigest } from "../blobs/store.ts";
 import type { Database } from "../db/database.ts";
 import type { SnapshotTable } from "../journal/tables.ts";
 
 export type SnapshotRow = Selectable<SnapshotTable>;
+
+/** What its archive must be. */
+export function digestOf({ bytes, digest }: SnapshotRow): BlobDigest {
+  return { bytes: Number(bytes), sha256: digest.toString("hex") };
+}
 
 export async function insertSnapshot(tx: Transaction<Database>, snapshot: Insertable<SnapshotTable>): Promise<void> {
   await tx.insertInto("snapshot").values(snapshot).execute();
@@ -64,4 +70,11 @@ export async function forgetExpired(db: Kysely<Database>, ageMs: number): Promis
 
 function ago(ms: number) {
   return sql<Date>`clock_timestamp() - make_interval(secs => ${ms / 1000})`;
+}
+
+/** Whether an archive of a session that is here has no snapshot. One of a session that is not here may be of another installation. */
+export async function isStranded(db: Kysely<Database>, archive: string): Promise<boolean> {
+  const sessionId = archive.split("/")[0] ?? "";
+  const known = await db.selectFrom("session").select("id").where("id", "=", sessionId).executeTakeFirst();
+  return known !== undefined && !(await isNamed(db, archive));
 }

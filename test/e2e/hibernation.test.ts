@@ -162,7 +162,7 @@ test("a snapshot that was altered is never unpacked: the session says so, stays 
     .selectAll()
     .where("session_id", "=", sessionId)
     .executeTakeFirstOrThrow();
-  const path = join(installation.environment["CARREL_DATA_DIR"]!, "snapshots", archive);
+  const path = join(installation.environment["CARREL_DATA_DIR"]!, "blobs/snapshots", `${archive}@`);
   const whole = readFileSync(path);
   const altered = Buffer.from(whole);
   altered[altered.length >> 1]! ^= 1;
@@ -170,7 +170,8 @@ test("a snapshot that was altered is never unpacked: the session says so, stays 
   await person.channel.sendPrompt({ sessionId, text: "[[text Back.]]" });
   await watcher!.untilKind("system", ({ subtype }) => subtype === "resume_failed", 30_000);
   await untilDetail(sessionId, SessionDetail.DORMANT);
-  await expect.poll(() => leftovers(installation)).toEqual(nothing);
+  const boxOf = () => installation.database.db.selectFrom("session").select("box").where("id", "=", sessionId).executeTakeFirstOrThrow();
+  await expect.poll(async () => (await boxOf()).box, { timeout: 10_000 }).toBeNull();
   writeFileSync(path, whole);
   await person.sessions.resumeSession({ sessionId });
   await watcher!.untilKind("result", () => true, 30_000, watcher!.events.length);
