@@ -81,12 +81,26 @@ test("a sub-agent's call asks, and says who asks", async () => {
   await watcher.ended();
 });
 
-test("in plan mode nothing changes without an answer", async () => {
-  const sessionId = await open('[[tool Bash {"command":"touch planned"}]]', PermissionMode.PLAN);
+test("in plan mode nothing changes: writing and commands ask, and what is refused is not done", async () => {
+  const sessionId = await open(
+    '[[tool Write {"file_path":"/workspace/planned","content":"x"}]] [[tool Bash {"command":"touch planned-too"}]]',
+    PermissionMode.PLAN,
+  );
   const watcher = watch(person, sessionId);
-  const { toolUseId } = await watcher.untilKind("toolApprovalRequest");
-  await person.channel.answerApproval({ sessionId, toolUseId, approved: false });
+  const write = await watcher.untilKind("toolApprovalRequest");
+  expect(write.toolName).toBe("Write");
+  await person.channel.answerApproval({ sessionId, toolUseId: write.toolUseId, approved: false });
+  const command = await watcher.untilKind("toolApprovalRequest", ({ toolUseId }) => toolUseId !== write.toolUseId);
+  await person.channel.answerApproval({ sessionId, toolUseId: command.toolUseId, approved: false });
   await watcher.untilKind("result");
+  // What looks only is in the default profile's list, and runs.
+  const from = watcher.events.length;
+  await person.channel.sendPrompt({ sessionId, text: '[[tool Bash {"command":"ls -A /workspace"}]]' });
+  await watcher.untilKind("result", undefined, 20_000, from);
+  expect(requests(watcher.events)).toHaveLength(2);
+  const listed = await watcher.untilKind("toolResult", undefined, 1_000, from);
+  expect(listed.isError).toBe(false);
+  expect(JSON.stringify(listed.content)).not.toContain("planned");
   await person.sessions.terminateSession({ sessionId });
   await watcher.ended();
 });
@@ -135,6 +149,31 @@ test("three asked at once survive everybody leaving and the server being killed;
   );
   expect(answers.filter(({ status }) => status === "fulfilled")).toHaveLength(3);
   const again = watch(person, sessionId);
+  expect((await again.untilKind("result", undefined, 30_000)).success).toBe(true);
+  await person.sessions.terminateSession({ sessionId });
+  await again.ended();
+});
+
+test("what a sub-agent asks survives everybody leaving and the server being killed, and it goes on when answered", async () => {
+  const sessionId = await open('[[subagent do this: [[tool Bash {"command":"touch by-sub-agent && echo went-on"}]] ]]');
+  const watcher = watch(person, sessionId);
+  const agent = await watcher.untilKind("toolApprovalRequest");
+  await person.channel.answerApproval({ sessionId, toolUseId: agent.toolUseId, approved: true });
+  const asked = await watcher.untilKind("toolApprovalRequest", ({ toolUseId }) => toolUseId !== agent.toolUseId);
+  await watcher.stop();
+  server.kill("SIGKILL");
+  await server.exited;
+  server = await spawnServer(installation);
+  person = clientsWith(server.url, person.token);
+
+  const { session } = await person.sessions.getSession({ sessionId });
+  expect(session).toMatchObject({ needsAttention: true, pendingCount: 1 });
+  const { approvals } = await person.channel.listPending({ sessionId });
+  expect(approvals).toMatchObject([{ toolUseId: asked.toolUseId, parentToolUseId: agent.toolUseId, inputHash: asked.inputHash }]);
+  await person.channel.answerApproval({ sessionId, toolUseId: asked.toolUseId, approved: true });
+  const again = watch(person, sessionId);
+  const result = await again.untilKind("toolResult", ({ toolUseId }) => toolUseId === asked.toolUseId, 30_000);
+  expect(JSON.stringify(result.content)).toContain("went-on");
   expect((await again.untilKind("result", undefined, 30_000)).success).toBe(true);
   await person.sessions.terminateSession({ sessionId });
   await again.ended();
