@@ -1,5 +1,5 @@
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { timestampFromDate, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { Kysely } from "kysely";
 import {
@@ -34,6 +34,8 @@ export type ChannelServiceDeps = {
   issueTicket(user: User, sessionId: string): Promise<{ ticket: string; expiresAt: Date }>;
   /** Aborts with the call, and when the caller's token has been expired for a minute. */
   streamSignal(context: HandlerContext): AbortSignal;
+  /** How long an approval or a question of a one-shot session waits, milliseconds. */
+  approvalTimeoutMs: number;
   /** How long the reader of a stream may take nothing at all, milliseconds. Default 30 s. */
   stalledMs?: number;
   sessionMessage(row: SessionRow, vault: UserVault): Session;
@@ -86,7 +88,11 @@ export function createChannelService(deps: ChannelServiceDeps): ServiceImpl<type
       const session = await deps.reader.session(userOf(context).userId, request.sessionId);
       const pauses = await listOpenPauses(deps.db, session.id);
       const vault = await deps.userVault(session.owner_id);
-      const about = (pause: PauseRow) => ({ createdAt: timestampFromDate(pause.created_at), seq: pause.seq });
+      const about = (pause: PauseRow) => ({
+        createdAt: timestampFromDate(pause.created_at),
+        seq: pause.seq,
+        ...(session.one_shot ? { expiresAt: timestampFromMs(pause.created_at.getTime() + deps.approvalTimeoutMs) } : {}),
+      });
       return {
         approvals: pauses.filter(({ kind }) => kind === "approval").map((pause) => ({ ...openApproval(vault, pause), ...about(pause) })),
         questions: pauses.filter(({ kind }) => kind === "question").map((pause) => ({ ...openQuestion(vault, pause), ...about(pause) })),

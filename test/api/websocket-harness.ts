@@ -96,6 +96,7 @@ export async function createHarness() {
       issueTicket: tickets.issue,
       streamSignal: ({ signal }) => signal,
       stalledMs,
+      approvalTimeoutMs: 300_000,
       sessionMessage: (row, vaultOfUser) => sessionMessage(row, vaultOfUser, place),
       listAliveOf: (ownerId) => listAliveOf(db, ownerId),
       listOwned: (ownerId, sessionIds) => listOwned(db, ownerId, sessionIds),

@@ -117,6 +117,36 @@ test("a question waits for a person and its answer reaches the agent", async () 
   await watcher.ended();
 });
 
+test("of a question with several answers all that were chosen reach the agent, and so do free words", async () => {
+  const item = (question: string, header: string) => ({
+    question,
+    header,
+    multiSelect: true,
+    options: [
+      { label: "Vermilion", description: "red" },
+      { label: "Teal", description: "green" },
+      { label: "Ochre", description: "yellow" },
+    ],
+  });
+  const input = { questions: [item("Which colours?", "Colours"), item("Which others?", "Others")] };
+  const sessionId = await open(`[[tool AskUserQuestion ${JSON.stringify(input)}]]`);
+  const watcher = watch(person, sessionId);
+  const { questionId, questions } = await watcher.untilKind("askUserQuestion");
+  expect(questions.map(({ header, multiSelect }) => [header, multiSelect])).toEqual([
+    ["Colours", true],
+    ["Others", true],
+  ]);
+  const { questions: waiting, approvals } = await person.channel.listPending({ sessionId });
+  expect([waiting.length, approvals.length, waiting[0]?.expiresAt]).toEqual([1, 0, undefined]);
+  const answers = { Colours: "Vermilion, Ochre", "Which others?": "something in between" };
+  await person.channel.answerQuestion({ sessionId, questionId, answers });
+  expect((await watcher.untilKind("questionResolved")).answers).toEqual(answers);
+  const told = JSON.stringify((await watcher.untilKind("toolResult")).content);
+  for (const text of ["Vermilion, Ochre", "something in between"]) expect(told).toContain(text);
+  await person.sessions.terminateSession({ sessionId });
+  await watcher.ended();
+});
+
 test("an interrupt settles what waits", async () => {
   const sessionId = await open('[[tool Bash {"command":"touch z"}]]');
   const watcher = watch(person, sessionId);
