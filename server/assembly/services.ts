@@ -139,6 +139,7 @@ function sessionServices({ config, storage, core, poke }: ServiceParts, { limite
       changed: core.changed,
       userVault,
       userOf: requireUser,
+      approvalTimeoutMs: config.approvalTimeoutMs,
       async issueTicket(user, sessionId) {
         await limiter.ticket(db, user.userId);
         return tickets.issue(user, sessionId);

@@ -1,35 +1,28 @@
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import type { Kysely } from "kysely";
 import {
   type ChannelService,
   type GetHistoryResponse,
-  type QueuedPromptSchema,
   type WatchEventsResponse,
   type WatchSessionsResponse,
   WatchSessionsResponseSchema,
 } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { type Event, type Frame, FrameSchema } from "../../gen/carrel/v1/event_pb.ts";
 import type { Session } from "../../gen/carrel/v1/session_pb.ts";
-import type { Database } from "../db/database.ts";
 import type { User } from "../identity/principal.ts";
-import { openApproval, openQuestion } from "../journal/pauses.ts";
 import type { JournalReader } from "../journal/reader.ts";
-import { openEvent } from "../journal/seal.ts";
-import { listOpenPauses, listQueuedPromptRows, type PauseRow, type SessionRow } from "../journal/store.ts";
-import type { UserVault } from "../vault/user-vault.ts";
+import type { SessionRow } from "../journal/store.ts";
 import type { ChannelActions } from "./actions.ts";
 import type { ChangedSessions } from "./changed-sessions.ts";
 import { frameOf } from "./frames.ts";
 import { createStreamEnd, type Deliver } from "./stream-end.ts";
+import { pendingOf, queuedPromptsOf, type WaitingDeps } from "./waiting.ts";
 
-export type ChannelServiceDeps = {
-  db: Kysely<Database>;
+export type ChannelServiceDeps = WaitingDeps & {
   actions: ChannelActions;
   reader: JournalReader;
   changed: ChangedSessions;
-  userVault(userId: string): Promise<UserVault>;
   userOf(context: HandlerContext): User;
   /** Counts the ticket against its limit and makes it, or refuses with RATE_LIMITED. */
   issueTicket(user: User, sessionId: string): Promise<{ ticket: string; expiresAt: Date }>;
@@ -47,71 +40,54 @@ const historyBytes = 4 * 1024 * 1024;
 const keepAliveMs = 10_000;
 
 export function createChannelService(deps: ChannelServiceDeps): ServiceImpl<typeof ChannelService> {
-  const { actions, userOf, stalledMs = 30_000 } = deps;
+  const { actions, userOf } = deps;
+  const sessionOf = ({ sessionId }: { sessionId: string }, context: HandlerContext) =>
+    deps.reader.session(userOf(context).userId, sessionId);
   return {
-    watchEvents(request, context) {
-      const placeOf = ({ item }: WatchEventsResponse) => (item.case === "event" ? item.value.seq : undefined);
-      const end = createStreamEnd({ stalledMs, placeOf, from: request.afterSeq });
-      const writer = deps.directWriter(context);
-      const { sessionId, afterSeq, includeDeltas } = request;
-      const reading = { sessionId, afterSeq, includeDeltas, ownerId: userOf(context).userId, signal: deps.streamSignal(context) };
-      return end.of(deps.reader.watch({ ...reading, deliver: writer && end.past(writer) }));
-    },
-    watchSessions(_request, context) {
-      const end = createStreamEnd<WatchSessionsResponse>({ stalledMs, placeOf: () => undefined, from: 0 });
-      return end.of(watchSessions(deps, userOf(context).userId, deps.streamSignal(context)));
-    },
+    ...createWatches(deps),
     async listEvents(request, context) {
-      const session = await deps.reader.session(userOf(context).userId, request.sessionId);
-      const events = await deps.reader.events(session, request.afterSeq, Math.min(request.limit || 50, 200));
+      const session = await sessionOf(request, context);
+      const events = await deps.reader.events(session, request.afterSeq, pageSize(request.limit));
       return { events, lastSeq: session.last_seq };
     },
-    async getHistory(request, context) {
-      const session = await deps.reader.session(userOf(context).userId, request.sessionId);
-      return history(deps.reader, session, request.afterSeq, request.limit);
-    },
+    getHistory: async (request, context) => history(deps.reader, await sessionOf(request, context), request.afterSeq, request.limit),
     sendPrompt: (request, context) => actions.sendPrompt(userOf(context), request),
     async listQueuedPrompts(request, context) {
-      const session = await deps.reader.session(userOf(context).userId, request.sessionId);
-      return { prompts: await queuedPrompts(deps, session, request.afterSeq, Math.min(request.limit || 50, 200)) };
+      const session = await sessionOf(request, context);
+      return { prompts: await queuedPromptsOf(deps, session, request.afterSeq, pageSize(request.limit)) };
     },
     cancelPrompt: (request, context) => actions.cancelPrompt(userOf(context), request),
     interrupt: (request, context) => actions.interrupt(userOf(context), request),
     answerApproval: (request, context) => actions.answerApproval(userOf(context), request),
     answerQuestion: (request, context) => actions.answerQuestion(userOf(context), request),
-    async listPending(request, context) {
-      const session = await deps.reader.session(userOf(context).userId, request.sessionId);
-      const pauses = await listOpenPauses(deps.db, session.id);
-      const vault = await deps.userVault(session.owner_id);
-      const about = (pause: PauseRow) => ({ createdAt: timestampFromDate(pause.created_at), seq: pause.seq });
-      return {
-        approvals: pauses.filter(({ kind }) => kind === "approval").map((pause) => ({ ...openApproval(vault, pause), ...about(pause) })),
-        questions: pauses.filter(({ kind }) => kind === "question").map((pause) => ({ ...openQuestion(vault, pause), ...about(pause) })),
-      };
-    },
-    async createSocketTicket({ sessionId }, context) {
-      const user = userOf(context);
-      const session = await deps.reader.session(user.userId, sessionId);
-      const { ticket, expiresAt } = await deps.issueTicket(user, session.id);
+    listPending: async (request, context) => pendingOf(deps, await sessionOf(request, context)),
+    async createSocketTicket(request, context) {
+      const session = await sessionOf(request, context);
+      const { ticket, expiresAt } = await deps.issueTicket(userOf(context), session.id);
       return { ticket, expiresAt: timestampFromDate(expiresAt) };
     },
   };
 }
 
-async function queuedPrompts(
-  { db, userVault }: ChannelServiceDeps,
-  session: SessionRow,
-  afterSeq: number,
-  limit: number,
-): Promise<MessageInitShape<typeof QueuedPromptSchema>[]> {
-  const rows = await listQueuedPromptRows(db, session.id, afterSeq, limit);
-  if (rows.length === 0) return [];
-  const vault = await userVault(session.owner_id);
-  return rows.map((row) => {
-    const { seq, createdAt, payload } = openEvent(vault, row);
-    const prompt = payload?.kind.case === "user" ? payload.kind.value : undefined;
-    return { seq, text: prompt?.text ?? "", requestId: prompt?.requestId ?? "", ...(createdAt ? { createdAt } : {}) };
-  });
+function pageSize(limit: number): number {
+  return Math.min(limit || 50, 200);
+}
+
+function createWatches(deps: ChannelServiceDeps): Pick<ServiceImpl<typeof ChannelService>, "watchEvents" | "watchSessions"> {
+  const { reader, userOf, streamSignal, directWriter, stalledMs = 30_000 } = deps;
+  return {
+    watchEvents({ sessionId, afterSeq, includeDeltas }, context) {
+      const placeOf = ({ item }: WatchEventsResponse) => (item.case === "event" ? item.value.seq : undefined);
+      const end = createStreamEnd({ stalledMs, placeOf, from: afterSeq });
+      const writer = directWriter(context);
+      const options = { ownerId: userOf(context).userId, sessionId, afterSeq, includeDeltas, signal: streamSignal(context) };
+      return end.of(reader.watch({ ...options, deliver: writer && end.past(writer) }));
+    },
+    watchSessions(_request, context) {
+      const end = createStreamEnd<WatchSessionsResponse>({ stalledMs, placeOf: () => undefined, from: 0 });
+      return end.of(watchSessions(deps, userOf(context).userId, streamSignal(context)));
+    },
+  };
 }
 
 /** Whole frames up to 4 MiB; the first always goes, so that a page is never empty before the end. */

@@ -19,52 +19,78 @@ export type Deliver<T> = (items: readonly T[], signal: AbortSignal) => Promise<r
  */
 export type StreamEnd<T> = {
   /** Passes the stream on, up to its end. */
-  of(items: AsyncGenerator<T>): AsyncGenerator<T>;
+  of(items: AsyncGenerator<T>): AsyncIterableIterator<T>;
   /** The same for what the stream gives its reader past the generator. */
   past(deliver: Deliver<T>): (items: readonly T[]) => Promise<readonly T[]>;
 };
 
 export function createStreamEnd<T>({ stalledMs, placeOf, from }: StreamEndOptions<T>): StreamEnd<T> {
   let place = from;
-  const tooSlow = new AbortController();
+  let stream: AsyncGenerator<T> | undefined;
+  const stalled = new AbortController();
+  const stall = createStall(stalledMs, () => {
+    stalled.abort();
+    void stream?.return(undefined);
+  });
+  const tooSlow = () => resumable(ErrorReason.READER_TOO_SLOW, "you read too slowly: watch again after resume_after", place);
   const reached = (items: readonly T[]): void => {
-    place = items.map(placeOf).findLast((one) => one !== undefined) ?? place;
+    const last = items.findLast((item) => placeOf(item) !== undefined);
+    if (last !== undefined) place = placeOf(last)!;
   };
-  const refuseSlow = (): void => {
-    if (tooSlow.signal.aborted) throw resumable(ErrorReason.READER_TOO_SLOW, "you read too slowly: watch again after resume_after", place);
+  const taken = (result: IteratorResult<T>): IteratorResult<T> => {
+    if (result.done) stall.stop();
+    else reached([result.value]);
+    stall.handedOver();
+    return result;
   };
-  async function* guarded(items: AsyncGenerator<T>): AsyncGenerator<T> {
-    for await (const item of items) {
-      reached([item]);
-      // It waits where it handed an item over, so returning it frees what it holds at once.
-      const timer = setTimeout(() => {
-        tooSlow.abort();
-        void items.return(undefined);
-      }, stalledMs);
-      try {
-        yield item;
-      } finally {
-        clearTimeout(timer);
-      }
-      refuseSlow();
-    }
-  }
+  const failed = (error: unknown): never => {
+    stall.stop();
+    if (reasonOf(error) !== ErrorReason.SHUTTING_DOWN) throw error;
+    throw resumable(ErrorReason.SHUTTING_DOWN, "this server is shutting down: watch again after resume_after", place);
+  };
   return {
-    async *of(items) {
-      try {
-        yield* guarded(items);
-      } catch (error) {
-        if (reasonOf(error) !== ErrorReason.SHUTTING_DOWN) throw error;
-        throw resumable(ErrorReason.SHUTTING_DOWN, "this server is shutting down: watch again after resume_after", place);
-      }
+    // Written out, because a generator around the generator would take every item through three more asynchronous steps.
+    of(items) {
+      stream = items;
+      return {
+        [Symbol.asyncIterator]() {
+          return this;
+        },
+        next() {
+          stall.asked();
+          return stalled.signal.aborted ? Promise.reject(tooSlow()) : items.next().then(taken, failed);
+        },
+        return() {
+          stall.stop();
+          return items.return(undefined);
+        },
+      };
     },
     past: (deliver) => async (items) => {
-      const timer = setTimeout(() => tooSlow.abort(), stalledMs);
-      const left = await deliver(items, tooSlow.signal).finally(() => clearTimeout(timer));
+      stall.handedOver();
+      const left = await deliver(items, stalled.signal);
+      stall.asked();
       reached(items.slice(0, items.length - left.length));
-      refuseSlow();
+      if (stalled.signal.aborted) throw tooSlow();
       return left;
     },
+  };
+}
+
+/** Calls `onStall` when what was handed over is not followed by a question for more. One timer, however many items pass. */
+function createStall(stalledMs: number, onStall: () => void) {
+  let since = Number.POSITIVE_INFINITY;
+  let timer: NodeJS.Timeout | undefined;
+  const check = (): void => {
+    const left = since + stalledMs - performance.now();
+    if (left <= 0) onStall();
+    else timer = setTimeout(check, Math.min(left, stalledMs)).unref();
+  };
+  timer = setTimeout(check, stalledMs).unref();
+  return {
+    handedOver: () => void (since = performance.now()),
+    asked: () => void (since = Number.POSITIVE_INFINITY),
+    stop: () => clearTimeout(timer),
   };
 }
 

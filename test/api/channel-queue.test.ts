@@ -131,6 +131,58 @@ describe("a queued prompt", () => {
   });
 });
 
+describe("over REST", () => {
+  async function rest(method: string, path: string) {
+    const url = `${served.url.replace("ws", "http")}/v1/sessions/${sessionId}${path}`;
+    const response = await fetch(url, { method, headers: { authorization: `Bearer ${owner.token}` } });
+    return { status: response.status, body: (await response.json()) as Record<string, unknown> };
+  }
+
+  it("the queue is listed in pages and a prompt in it taken back", async () => {
+    const first = await send("one");
+    const waiting: number[] = [];
+    for (const text of ["two", "three", "four"]) waiting.push(await send(text));
+    expect((await rest("GET", "/prompts")).body).toEqual({
+      prompts: ["two", "three", "four"].map((text, index) => ({
+        seq: waiting[index],
+        text,
+        request_id: "",
+        created_at: expect.stringMatching(/^\d{4}-.*Z$/) as string,
+      })),
+    });
+    const page = async (query: string) => (await rest("GET", `/prompts${query}`)).body["prompts"] as { seq: number }[];
+    expect((await page("?limit=2")).map(({ seq }) => seq)).toEqual(waiting.slice(0, 2));
+    expect((await page(`?limit=2&after_seq=${waiting[1]}`)).map(({ seq }) => seq)).toEqual(waiting.slice(2));
+
+    const canceled = await rest("DELETE", `/prompts/${waiting[1]}?request_id=r`);
+    expect(canceled).toEqual({ status: 200, body: { seq: expect.any(Number) as number } });
+    expect(await rest("DELETE", `/prompts/${waiting[1]}?request_id=r`)).toEqual(canceled);
+    expect((await page("")).map(({ seq }) => seq)).toEqual([waiting[0], waiting[2]]);
+    expect(await rest("DELETE", `/prompts/${first}`)).toMatchObject({
+      status: 409,
+      body: { error: "prompt_started", details: { seq: String(first) } },
+    });
+    expect((await rest("DELETE", "/prompts/nonsense")).status).toBe(400);
+  });
+
+  it("a queue of long prompts comes in pages of few bytes, and whole", async () => {
+    await send("one");
+    const texts = Array.from({ length: 5 }, (_, index) => `${index}${"x".repeat(100_000)}`);
+    for (const text of texts) await send(text);
+    const got: string[] = [];
+    let pages = 0;
+    for (let after = 0; ; pages++) {
+      const { body } = await rest("GET", `/prompts?after_seq=${after}`);
+      const prompts = body["prompts"] as { seq: number; text: string }[];
+      if (prompts.length === 0) break;
+      got.push(...prompts.map(({ text }) => text));
+      after = prompts.at(-1)!.seq;
+    }
+    expect(got).toEqual(texts);
+    expect(pages).toBeGreaterThan(2);
+  });
+});
+
 describe("an approval that was answered", () => {
   const answer = async (more: object = {}, who = user) =>
     harness.actions.answerApproval(who, create(AnswerApprovalRequestSchema, { sessionId, toolUseId: "t1", approved: true, ...more }));

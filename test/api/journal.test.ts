@@ -5,10 +5,10 @@ import { EventPayloadSchema } from "../../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.ts";
 import type { App } from "../../server/app.ts";
 import { chainLink, emptyChain } from "../../server/journal/seal.ts";
-import { createInstallation, type Installation, startApp } from "../support/carrel.ts";
+import { createInstallation, type Installation, neighbourOf, startApp } from "../support/carrel.ts";
 import { createJournalCore, type JournalCore, said } from "../support/journal-core.ts";
 import { checkLog } from "../support/log-checker.ts";
-import { openSession, type Person, signUp } from "../support/person.ts";
+import { clientsWith, openSession, type Person, signUp } from "../support/person.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
 import { destroySandboxes } from "../support/sandboxes.ts";
 import { unlimited } from "../support/unlimited.ts";
@@ -38,6 +38,8 @@ function tally(outcomes: readonly string[]): Record<string, number> {
 describe("many callers at once, through the real server", () => {
   let installation: Installation;
   let app: App;
+  /** On the same database. */
+  let second: App;
 
   beforeAll(async () => {
     // The agent is a program that leaves at once: nothing here needs one, and ten would take a minute to start. Few
@@ -50,8 +52,10 @@ describe("many callers at once, through the real server", () => {
       CARREL_DATABASE_POOL: "3",
     });
     app = await startApp(installation);
+    second = await startApp(neighbourOf(installation, "second"));
   });
   afterAll(async () => {
+    await second?.close();
     await app?.close();
     await destroySandboxes(installation);
     await installation?.remove();
@@ -75,9 +79,13 @@ describe("many callers at once, through the real server", () => {
     await Promise.all(people.map(endAll));
   }, 90_000);
 
-  test("of 200 creations at a cap of 10, exactly 10 succeed and 190 are told of the cap", async () => {
-    const person = await signUp(installation, app.url, "many@example.com");
-    const outcomes = await Promise.all(Array.from({ length: 200 }, () => patiently(() => person.sessions.createSession({}))));
+  test("of 200 creations on two servers at a cap of 10, exactly 10 succeed and 190 are told of the cap", async () => {
+    const email = "many@example.com";
+    const person = await signUp(installation, app.url, email);
+    const there = clientsWith(second.url, await second.issuer.issueToken({ email, ttlMs: 600_000, operator: false }));
+    const outcomes = await Promise.all(
+      Array.from({ length: 200 }, (_, index) => patiently(() => (index % 2 === 0 ? person : there).sessions.createSession({}))),
+    );
     expect(tally(outcomes)).toEqual({ done: 10, SESSION_LIMIT: 190 });
     expect((await person.sessions.listSessions({ limit: 200 })).sessions).toHaveLength(10);
     await endAll(person);

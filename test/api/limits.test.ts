@@ -20,7 +20,7 @@ import type { UserVault } from "../../server/vault/user-vault.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
 import { silentLog } from "../support/postgres-server.ts";
 
-const perMinute = { registrations: 10, sessionCreates: 10, prompts: 60, tickets: 300 };
+const perMinute = { registrations: 10, sessionCreates: 10, prompts: 60, tickets: 20 };
 const minuteMs = 60_000;
 
 type Server = { db: Kysely<Database>; limiter: RateLimiter; close(): Promise<void> };
@@ -57,9 +57,10 @@ const kinds: Kind[] = [
     call: ({ db, limiter }, of = subject) => limiter.registration(db, { issuer: "https://issuer.example", subject: of }),
   },
   { name: "session_create", limit: 10, call: ({ db, limiter }, of = subject) => limiter.sessionCreate(db, of) },
+  { name: "ticket", limit: 20, call: ({ db, limiter }, of = subject) => limiter.ticket(db, of) },
   { name: "prompt", limit: 60, call: ({ db, limiter }, of = subject) => limiter.prompt(db, of) },
 ];
-const prompts = kinds[2]!;
+const prompts = kinds[3]!;
 
 /** Milliseconds to wait for one of `limit` calls a minute; 0 when it was let through. */
 const take = (server: Server, limit: number) => takeCall(server.db, { kind: "test", subject, limit, windowMs: minuteMs });

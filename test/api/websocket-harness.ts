@@ -99,6 +99,7 @@ export async function createHarness() {
       issueTicket: tickets.issue,
       streamSignal: ({ signal }) => signal,
       stalledMs,
+      approvalTimeoutMs: 300_000,
       directWriter: (context) => context.values.get(directWriterKey),
       showAliveOf: async (ownerId) => show(await listAliveOf(db, ownerId)),
       showOwned: async (ownerId, sessionIds) => show(await listOwned(db, ownerId, sessionIds)),

@@ -81,12 +81,26 @@ test("a sub-agent's call asks, and says who asks", async () => {
   await watcher.ended();
 });
 
-test("in plan mode nothing changes without an answer", async () => {
-  const sessionId = await open('[[tool Bash {"command":"touch planned"}]]', PermissionMode.PLAN);
+test("in plan mode nothing changes: writing and commands ask, and what is refused is not done", async () => {
+  const sessionId = await open(
+    '[[tool Write {"file_path":"/workspace/planned","content":"x"}]] [[tool Bash {"command":"touch planned-too"}]]',
+    PermissionMode.PLAN,
+  );
   const watcher = watch(person, sessionId);
-  const { toolUseId } = await watcher.untilKind("toolApprovalRequest");
-  await person.channel.answerApproval({ sessionId, toolUseId, approved: false });
+  const write = await watcher.untilKind("toolApprovalRequest");
+  expect(write.toolName).toBe("Write");
+  await person.channel.answerApproval({ sessionId, toolUseId: write.toolUseId, approved: false });
+  const command = await watcher.untilKind("toolApprovalRequest", ({ toolUseId }) => toolUseId !== write.toolUseId);
+  await person.channel.answerApproval({ sessionId, toolUseId: command.toolUseId, approved: false });
   await watcher.untilKind("result");
+  // What looks only is in the default profile's list, and runs.
+  const from = watcher.events.length;
+  await person.channel.sendPrompt({ sessionId, text: '[[tool Bash {"command":"ls -A /workspace"}]]' });
+  await watcher.untilKind("result", undefined, 20_000, from);
+  expect(requests(watcher.events)).toHaveLength(2);
+  const listed = await watcher.untilKind("toolResult", undefined, 1_000, from);
+  expect(listed.isError).toBe(false);
+  expect(JSON.stringify(listed.content)).not.toContain("planned");
   await person.sessions.terminateSession({ sessionId });
   await watcher.ended();
 });
@@ -99,6 +113,36 @@ test("a question waits for a person and its answer reaches the agent", async () 
   await expect(person.channel.answerQuestion({ sessionId, questionId, answers: { "What else?": "x" } })).rejects.toThrow(/was not asked/);
   await person.channel.answerQuestion({ sessionId, questionId, answers: { [questions[0]!.question]: "Teal" } });
   expect(JSON.stringify((await watcher.untilKind("toolResult")).content)).toContain("Teal");
+  await person.sessions.terminateSession({ sessionId });
+  await watcher.ended();
+});
+
+test("of a question with several answers all that were chosen reach the agent, and so do free words", async () => {
+  const item = (question: string, header: string) => ({
+    question,
+    header,
+    multiSelect: true,
+    options: [
+      { label: "Vermilion", description: "red" },
+      { label: "Teal", description: "green" },
+      { label: "Ochre", description: "yellow" },
+    ],
+  });
+  const input = { questions: [item("Which colours?", "Colours"), item("Which others?", "Others")] };
+  const sessionId = await open(`[[tool AskUserQuestion ${JSON.stringify(input)}]]`);
+  const watcher = watch(person, sessionId);
+  const { questionId, questions } = await watcher.untilKind("askUserQuestion");
+  expect(questions.map(({ header, multiSelect }) => [header, multiSelect])).toEqual([
+    ["Colours", true],
+    ["Others", true],
+  ]);
+  const { questions: waiting, approvals } = await person.channel.listPending({ sessionId });
+  expect([waiting.length, approvals.length, waiting[0]?.expiresAt]).toEqual([1, 0, undefined]);
+  const answers = { Colours: "Vermilion, Ochre", "Which others?": "something in between" };
+  await person.channel.answerQuestion({ sessionId, questionId, answers });
+  expect((await watcher.untilKind("questionResolved")).answers).toEqual(answers);
+  const told = JSON.stringify((await watcher.untilKind("toolResult")).content);
+  for (const text of ["Vermilion, Ochre", "something in between"]) expect(told).toContain(text);
   await person.sessions.terminateSession({ sessionId });
   await watcher.ended();
 });
@@ -135,6 +179,31 @@ test("three asked at once survive everybody leaving and the server being killed;
   );
   expect(answers.filter(({ status }) => status === "fulfilled")).toHaveLength(3);
   const again = watch(person, sessionId);
+  expect((await again.untilKind("result", undefined, 30_000)).success).toBe(true);
+  await person.sessions.terminateSession({ sessionId });
+  await again.ended();
+});
+
+test("what a sub-agent asks survives everybody leaving and the server being killed, and it goes on when answered", async () => {
+  const sessionId = await open('[[subagent do this: [[tool Bash {"command":"touch by-sub-agent && echo went-on"}]] ]]');
+  const watcher = watch(person, sessionId);
+  const agent = await watcher.untilKind("toolApprovalRequest");
+  await person.channel.answerApproval({ sessionId, toolUseId: agent.toolUseId, approved: true });
+  const asked = await watcher.untilKind("toolApprovalRequest", ({ toolUseId }) => toolUseId !== agent.toolUseId);
+  await watcher.stop();
+  server.kill("SIGKILL");
+  await server.exited;
+  server = await spawnServer(installation);
+  person = clientsWith(server.url, person.token);
+
+  const { session } = await person.sessions.getSession({ sessionId });
+  expect(session).toMatchObject({ needsAttention: true, pendingCount: 1 });
+  const { approvals } = await person.channel.listPending({ sessionId });
+  expect(approvals).toMatchObject([{ toolUseId: asked.toolUseId, parentToolUseId: agent.toolUseId, inputHash: asked.inputHash }]);
+  await person.channel.answerApproval({ sessionId, toolUseId: asked.toolUseId, approved: true });
+  const again = watch(person, sessionId);
+  const result = await again.untilKind("toolResult", ({ toolUseId }) => toolUseId === asked.toolUseId, 30_000);
+  expect(JSON.stringify(result.content)).toContain("went-on");
   expect((await again.untilKind("result", undefined, 30_000)).success).toBe(true);
   await person.sessions.terminateSession({ sessionId });
   await again.ended();

@@ -1,10 +1,9 @@
 /** The limits per minute as clients meet them, on two servers of one database. Their exactness is proved in test/api/limits.test.ts. */
-import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import WebSocket from "ws";
 import type { App } from "../../server/app.ts";
 import { clientOf, ofType } from "../api/websocket-harness.ts";
-import { createInstallation, type Installation, plantedKey, startApp } from "../support/carrel.ts";
+import { createInstallation, type Installation, neighbourOf, plantedKey, startApp } from "../support/carrel.ts";
 
 let installation: Installation;
 const apps: App[] = [];
@@ -16,17 +15,10 @@ beforeAll(async () => {
     CARREL_LIMIT_REGISTRATIONS_PER_MINUTE: "3",
     CARREL_LIMIT_SESSION_CREATES_PER_MINUTE: "2",
     CARREL_LIMIT_PROMPTS_PER_MINUTE: "5",
+    CARREL_LIMIT_TICKETS_PER_MINUTE: "4",
+    CARREL_LIMIT_PROFILES: "5",
   });
-  for (const name of ["one", "two"]) {
-    const directory = join(installation.directory, name);
-    const environment = {
-      ...installation.environment,
-      CARREL_ROOT_KEY_FILE: join(installation.directory, "root.key"),
-      CARREL_DATA_DIR: directory,
-      CARREL_RUNTIME_DIR: join(directory, "run"),
-    };
-    apps.push(await startApp({ ...installation, environment }));
-  }
+  apps.push(await startApp(installation), await startApp(neighbourOf(installation, "two")));
 });
 
 afterAll(async () => {
@@ -95,4 +87,38 @@ test("prompts: five a minute to one session over REST and WebSocket together; th
   client.socket.terminate();
   expectTooMany(await call("POST", `/v1/sessions/${id}/prompts`, { text: "one more" }, 0));
   expect((await call("POST", `/v1/sessions/${other}/prompts`, { text: "[[text elsewhere]]" }, 1)).status).toBeLessThan(300);
+});
+
+test("profiles: five of one person, of twenty made at once on both servers", async () => {
+  const answers = await Promise.all(Array.from({ length: 20 }, (_, index) => call("POST", "/v1/profiles", { name: `p${index}` }, index)));
+  // Two came with the registration.
+  expect(answers.filter(({ status }) => status === 201)).toHaveLength(3);
+  for (const { status, body } of answers) if (status !== 201) expect([status, body.error]).toEqual([409, "profile_limit"]);
+});
+
+test("tickets: four a minute of one person on both servers; one bought on one server opens a WebSocket of the other, once", async () => {
+  const [id = ""] = made;
+  const answers = await Promise.all(Array.from({ length: 12 }, (_, index) => call("POST", `/v1/sessions/${id}/ws-ticket`, {}, index)));
+  const bought = answers.filter(({ status }) => status === 201);
+  expect(bought).toHaveLength(4);
+  for (const answer of answers) if (answer.status !== 201) expectTooMany(answer);
+  const { ticket } = bought[0]!.body as { ticket?: string };
+  const [first, again] = apps.map((app) =>
+    clientOf(new WebSocket(`${app.url.replace("http", "ws")}/v1/sessions/${id}/ws?ticket=${ticket}`)),
+  );
+  const outcomes = await Promise.all(
+    [first!, again!].map((client) =>
+      Promise.race([
+        client.next(ofType("session_status")).then(
+          () => "open",
+          () => "refused",
+        ),
+        client.closed,
+      ]),
+    ),
+  );
+  expect(outcomes.filter((outcome) => outcome === "open")).toHaveLength(1);
+  for (const client of [first, again]) client!.socket.terminate();
+  const asToken = await fetch(`${apps[0]!.url}/v1/sessions`, { headers: { authorization: `Bearer ${ticket}` } });
+  expect(asToken.status).toBe(401);
 });

@@ -1,5 +1,6 @@
 /** What a profile says is what a session does. */
 
+import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -119,6 +120,9 @@ test("a one-shot session ends as completed after its task", async () => {
 test("in a one-shot session what nobody answers is refused after a while, and the agent goes on", async () => {
   const { session } = await person.sessions.createSession({ oneShot: true, initialPrompt: '[[tool Bash {"command":"touch x"}]]' });
   const watcher = watch(person, session!.id);
+  await watcher.untilKind("toolApprovalRequest");
+  const [waiting] = (await person.channel.listPending({ sessionId: session!.id })).approvals;
+  expect(Number(timestampDate(waiting!.expiresAt!)) - Number(timestampDate(waiting!.createdAt!))).toBe(2_000);
   const refused = await watcher.untilKind("toolResult", ({ isError }) => isError);
   expect(JSON.stringify(refused.content)).toContain("Nobody answered in time");
   expect((await watcher.untilKind("sessionEnd")).reason).toBe(EndReason.COMPLETED);

@@ -67,6 +67,18 @@ export async function createInstallation(environment: Record<string, string> = {
   return installation;
 }
 
+/** One more installation's place on the same database, with the same root key. */
+export function neighbourOf(installation: Installation, name: string): Installation {
+  const directory = join(installation.directory, name);
+  const environment = {
+    ...installation.environment,
+    CARREL_ROOT_KEY_FILE: join(installation.directory, "data", "root.key"),
+    CARREL_DATA_DIR: directory,
+    CARREL_RUNTIME_DIR: join(directory, "run"),
+  };
+  return { ...installation, environment };
+}
+
 /** The app in this process, as production builds it. Sessions still run in real sandboxes. */
 export async function startApp(installation: Installation): Promise<App> {
   return createApp(readConfig(installation.environment), createLog("warn"));

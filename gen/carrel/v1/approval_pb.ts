@@ -13,7 +13,7 @@ import type { JsonObject, Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file carrel/v1/approval.proto.
  */
 export const file_carrel_v1_approval: GenFile = /*@__PURE__*/
-  fileDesc("ChhjYXJyZWwvdjEvYXBwcm92YWwucHJvdG8SCWNhcnJlbC52MSLMAQoIQXBwcm92YWwSEwoLdG9vbF91c2VfaWQYASABKAkSEQoJdG9vbF9uYW1lGAIgASgJEisKCnRvb2xfaW5wdXQYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhIKCmlucHV0X2hhc2gYBCABKAkSGgoScGFyZW50X3Rvb2xfdXNlX2lkGAUgASgJEi4KCmNyZWF0ZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgsKA3NlcRgHIAEoBSKIAQoIUXVlc3Rpb24SEwoLcXVlc3Rpb25faWQYASABKAkSKgoJcXVlc3Rpb25zGAIgAygLMhcuY2FycmVsLnYxLlF1ZXN0aW9uSXRlbRIuCgpjcmVhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBILCgNzZXEYBCABKAUicgoMUXVlc3Rpb25JdGVtEhAKCHF1ZXN0aW9uGAEgASgJEg4KBmhlYWRlchgCIAEoCRIqCgdvcHRpb25zGAMgAygLMhkuY2FycmVsLnYxLlF1ZXN0aW9uT3B0aW9uEhQKDG11bHRpX3NlbGVjdBgEIAEoCCI0Cg5RdWVzdGlvbk9wdGlvbhINCgVsYWJlbBgBIAEoCRITCgtkZXNjcmlwdGlvbhgCIAEoCSp7Cg1BcHByb3ZhbFNjb3BlEh4KGkFQUFJPVkFMX1NDT1BFX1VOU1BFQ0lGSUVEEAASIQoTQVBQUk9WQUxfU0NPUEVfT05DRRABGgiatRgEb25jZRInChZBUFBST1ZBTF9TQ09QRV9TRVNTSU9OEAIaC5q1GAdzZXNzaW9uKo0CCg5QZW5kaW5nT3V0Y29tZRIfChtQRU5ESU5HX09VVENPTUVfVU5TUEVDSUZJRUQQABIqChhQRU5ESU5HX09VVENPTUVfQVBQUk9WRUQQARoMmrUYCGFwcHJvdmVkEiYKFlBFTkRJTkdfT1VUQ09NRV9ERU5JRUQQAhoKmrUYBmRlbmllZBIwChtQRU5ESU5HX09VVENPTUVfSU5URVJSVVBURUQQAxoPmrUYC2ludGVycnVwdGVkEi4KGlBFTkRJTkdfT1VUQ09NRV9TVVBFUlNFREVEEAQaDpq1GApzdXBlcnNlZGVkEiQKFVBFTkRJTkdfT1VUQ09NRV9FTkRFRBAFGgmatRgFZW5kZWRiBnByb3RvMw", [file_carrel_v1_options, file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("ChhjYXJyZWwvdjEvYXBwcm92YWwucHJvdG8SCWNhcnJlbC52MSL8AQoIQXBwcm92YWwSEwoLdG9vbF91c2VfaWQYASABKAkSEQoJdG9vbF9uYW1lGAIgASgJEisKCnRvb2xfaW5wdXQYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhIKCmlucHV0X2hhc2gYBCABKAkSGgoScGFyZW50X3Rvb2xfdXNlX2lkGAUgASgJEi4KCmNyZWF0ZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgsKA3NlcRgHIAEoBRIuCgpleHBpcmVzX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK4AQoIUXVlc3Rpb24SEwoLcXVlc3Rpb25faWQYASABKAkSKgoJcXVlc3Rpb25zGAIgAygLMhcuY2FycmVsLnYxLlF1ZXN0aW9uSXRlbRIuCgpjcmVhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBILCgNzZXEYBCABKAUSLgoKZXhwaXJlc19hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAicgoMUXVlc3Rpb25JdGVtEhAKCHF1ZXN0aW9uGAEgASgJEg4KBmhlYWRlchgCIAEoCRIqCgdvcHRpb25zGAMgAygLMhkuY2FycmVsLnYxLlF1ZXN0aW9uT3B0aW9uEhQKDG11bHRpX3NlbGVjdBgEIAEoCCI0Cg5RdWVzdGlvbk9wdGlvbhINCgVsYWJlbBgBIAEoCRITCgtkZXNjcmlwdGlvbhgCIAEoCSp7Cg1BcHByb3ZhbFNjb3BlEh4KGkFQUFJPVkFMX1NDT1BFX1VOU1BFQ0lGSUVEEAASIQoTQVBQUk9WQUxfU0NPUEVfT05DRRABGgiatRgEb25jZRInChZBUFBST1ZBTF9TQ09QRV9TRVNTSU9OEAIaC5q1GAdzZXNzaW9uKo0CCg5QZW5kaW5nT3V0Y29tZRIfChtQRU5ESU5HX09VVENPTUVfVU5TUEVDSUZJRUQQABIqChhQRU5ESU5HX09VVENPTUVfQVBQUk9WRUQQARoMmrUYCGFwcHJvdmVkEiYKFlBFTkRJTkdfT1VUQ09NRV9ERU5JRUQQAhoKmrUYBmRlbmllZBIwChtQRU5ESU5HX09VVENPTUVfSU5URVJSVVBURUQQAxoPmrUYC2ludGVycnVwdGVkEi4KGlBFTkRJTkdfT1VUQ09NRV9TVVBFUlNFREVEEAQaDpq1GApzdXBlcnNlZGVkEiQKFVBFTkRJTkdfT1VUQ09NRV9FTkRFRBAFGgmatRgFZW5kZWRiBnByb3RvMw", [file_carrel_v1_options, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * An Approval is a durable pause of the agent before one tool call.
@@ -69,6 +69,14 @@ export type Approval = Message<"carrel.v1.Approval"> & {
    * @generated from field: int32 seq = 7;
    */
   seq: number;
+
+  /**
+   * When it is refused unless somebody answers before. Unset: it waits without
+   * limit. Only ListPending sets it.
+   *
+   * @generated from field: google.protobuf.Timestamp expires_at = 8;
+   */
+  expiresAt?: Timestamp | undefined;
 };
 
 /**
@@ -111,6 +119,14 @@ export type Question = Message<"carrel.v1.Question"> & {
    * @generated from field: int32 seq = 4;
    */
   seq: number;
+
+  /**
+   * When it is refused unless somebody answers before. Unset: it waits without
+   * limit. Only ListPending sets it.
+   *
+   * @generated from field: google.protobuf.Timestamp expires_at = 5;
+   */
+  expiresAt?: Timestamp | undefined;
 };
 
 /**
