@@ -10,8 +10,8 @@ import { chainLink, sealBytes, sealPayload } from "./seal.ts";
 import { viewOf } from "./session-view.ts";
 import type { LockedSession, LoggedEvent, SessionChange, SessionCore } from "./store.ts";
 
-export type PayloadKind = NonNullable<MessageInitShape<typeof EventPayloadSchema>["kind"]>;
-export type CommandKind = NonNullable<MessageInitShape<typeof CommandSchema>["kind"]>;
+type PayloadKind = NonNullable<MessageInitShape<typeof EventPayloadSchema>["kind"]>;
+type CommandKind = NonNullable<MessageInitShape<typeof CommandSchema>["kind"]>;
 
 /** Where an event comes from, when not from the server itself. */
 export type Origin = { runnerSeq?: number; createdAt?: Date };

@@ -7,7 +7,7 @@ import type { Feeds } from "./feed.ts";
 import { createKnownSessions, type KnownSession } from "./known.ts";
 import { type LockedSession, lockSession, type SessionCore, writeChange } from "./store.ts";
 
-export type { Change, CommandKind, Origin, PayloadKind } from "./draft.ts";
+export type { Change, Origin } from "./draft.ts";
 
 /** Sees the row a change starts from and returns it, or throws to refuse. */
 export type Guard = (session: LockedSession | undefined) => LockedSession;
