@@ -66,7 +66,10 @@ export async function within(milliseconds: number, attempt: () => Promise<boolea
   return true;
 }
 
-/** Throws `problem` after ten seconds: killing takes effect at once, but a large memory takes time to give back. */
+/**
+ * Throws `problem` after a minute. Killing takes effect at once, but a large memory takes time to give back, and the last
+ * process of a sandbox waits until what it wrote is on the disk; its memory limit bounds how much that is.
+ */
 export async function until(attempt: () => Promise<boolean>, problem: string): Promise<void> {
-  if (!(await within(10_000, attempt))) throw new Error(problem);
+  if (!(await within(60_000, attempt))) throw new Error(problem);
 }
