@@ -62,6 +62,8 @@ export function printSession(output: Output, session: Session): void {
     ["tokens", usage ? `${usage.inputTokens} in, ${usage.outputTokens} out` : ""],
     ["cost", `$${session.costUsd.toFixed(4)}`],
     ["waiting for you", session.pendingCount > 0 ? `${session.pendingCount} to answer` : ""],
+    ["put away", timeOf(session.snapshotAt)],
+    ["forked from", session.forkedFromSessionId],
     ["queued prompts", session.queuedPrompts > 0 ? String(session.queuedPrompts) : ""],
     ["first prompt", session.initialPrompt],
     ["demo", session.demo ? "answers come from a scripted model, not from a real one" : ""],

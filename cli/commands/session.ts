@@ -12,6 +12,7 @@ import { parseCount } from "../recipe-options.ts";
 import { approveOption } from "./chat.ts";
 import { checkSessionId } from "./session-id.ts";
 import { addQueueCommands } from "./session-queue.ts";
+import { addRestCommands } from "./session-rest.ts";
 
 type IdOption = { id?: string };
 type ListOptions = { status?: string; limit?: number; cursor?: string };
@@ -49,6 +50,7 @@ export function addSessionCommands(program: Command, run: Run): void {
     .addHelpText("after", '\nExample:\n  $ carrel session rename ses_0123456789abcdef0123456789abcdef "release notes"')
     .action(run(renameSession));
   addQueueCommands(session, run);
+  addRestCommands(session, run);
   withId(session.command("delete"), "remove the record of an ended one, with all that was said").action(run(deleteSession));
 }
 
