@@ -39,6 +39,7 @@ const agentNotes = [
   /^\[(Request interrupted|Tool call did not complete|Agent call interrupted)/,
   /^Continue from where you left off\.$/,
   /^This session's worker process was restarted\./,
+  /^This session was restarted while a tool call waited/,
   /^This session is being continued from a previous conversation/,
 ];
 const continuation = /^(Your response (above )?was cut off|Output token limit hit)/;

@@ -63,8 +63,12 @@ export async function startNextTurn(change: Change): Promise<void> {
 
 /** Gives the prompt of the turn under way to a new runner: the last one was lost before it did anything with it. */
 export async function repeatTurn(change: Change): Promise<void> {
-  const { turn } = change.session;
-  change.command({ case: "prompt", value: { seq: turn, text: await promptText(change, turn) } });
+  continueTurn(change, await promptText(change, change.session.turn));
+}
+
+/** Lets a new runner go on with the turn under way; `text` is what the agent is told. */
+export function continueTurn(change: Change, text: string): void {
+  change.command({ case: "prompt", value: { seq: change.session.turn, text } });
 }
 
 export type TurnEnd = Pick<MessageInitShape<typeof TurnResultSchema>, "success" | "subtype" | "summary" | "numTurns">;

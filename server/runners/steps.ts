@@ -7,9 +7,9 @@ import { type Change, present } from "../journal/journal.ts";
 import { closeOpenPauses } from "../journal/pauses.ts";
 import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
 import { clearQueues, deleteCommands, type SessionRow } from "../journal/store.ts";
-import { finishTurn, repeatTurn } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { clear, giveUpRestore, hibernate, nextGeneration, stayAwake, wake } from "./hibernation.ts";
+import { settleTurn } from "./lost-turns.ts";
 import { endsTurn, report } from "./report.ts";
 import { alreadyCommitted, type Step } from "./rules.ts";
 import { readSpool } from "./spool.ts";
@@ -135,21 +135,11 @@ async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
       restarts: fresh ? 1 : row.restarts + 1,
       restarts_since: fresh ? now : row.restarts_since,
     });
-    await closeOpenPauses(change, "superseded");
     // What the lost runner was asked for was meant for it alone; a new one must not be given the prompt a second time.
     await deleteCommands(change.tx, row.id, row.last_command_id);
     change.set({ acked_command_id: row.last_command_id });
     await settleTurn(change);
   });
-}
-
-/** A turn whose runner is lost: repeated when nothing of it had happened, otherwise ended and said so. */
-async function settleTurn(change: Change): Promise<void> {
-  if (change.session.turn === 0) return;
-  if (!change.session.turn_acted) return repeatTurn(change);
-  const message = "the runner was lost in the middle of this turn; what its tools did stands";
-  change.append({ case: "system", value: { subtype: "turn_interrupted", message } });
-  await finishTurn(change, { success: false, subtype: "lost", summary: message, numTurns: 0 });
 }
 
 async function askToEnd(deps: StepDeps, session: SessionRow): Promise<void> {

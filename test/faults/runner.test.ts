@@ -120,15 +120,32 @@ test("a runner killed before anything of the turn had happened: the prompt is re
   await finish(sessionId);
 });
 
-test("an approval that waits when its runner is killed is withdrawn with its turn", async () => {
+test("an approval that waits when its runner is killed is asked again by the next one, and then obeyed", async () => {
   const sessionId = await open({ asking: true });
-  await prompt(sessionId, '[[tool Bash {"command":"echo no > f"}]]');
+  const call = '[[tool Bash {"command":"echo once-more >> f; cat f"}]]';
+  // The model is told that its call did not run, and makes it again.
+  await prompt(sessionId, `${call} ${call}`);
+  const { toolUseId } = await watcher.untilKind("toolApprovalRequest");
+  const seen = watcher.events.length;
+  await kill(sessionId, "runner");
+  const again = await watcher.untilKind("toolApprovalRequest", () => true, 30_000, seen);
+  expect(again.toolUseId).not.toBe(toolUseId);
+  expect(ofKind(watcher.events, "toolApprovalResolved").map((one) => [one.toolUseId, one.outcome])).toEqual([[toolUseId, 4]]);
+  await expect(person.channel.answerApproval({ sessionId, toolUseId, approved: true })).rejects.toThrow("answered already");
+  await person.channel.answerApproval({ sessionId, toolUseId: again.toolUseId, approved: true });
+  expect((await watcher.untilKind("result")).success).toBe(true);
+  expect(JSON.stringify(ofKind(watcher.events, "toolResult").at(-1)?.content)).toContain('"once-more');
+  expect((await turn(sessionId, "[[text onwards]]")).success).toBe(true);
+  await finish(sessionId);
+});
+
+test("what a sub-agent asks is withdrawn with its turn when the runner is killed: its other work is lost with it", async () => {
+  const sessionId = await open({ asking: true });
+  await prompt(sessionId, '[[subagent do this: [[tool Bash {"command":"echo no > f"}]] ]]');
   const { toolUseId } = await watcher.untilKind("toolApprovalRequest");
   await kill(sessionId, "runner");
   await watcher.untilKind("result");
   expect(ofKind(watcher.events, "toolApprovalResolved").map((one) => [one.toolUseId, one.outcome])).toEqual([[toolUseId, 4]]);
-  await expect(person.channel.answerApproval({ sessionId, toolUseId, approved: true })).rejects.toThrow("answered already");
-  expect((await turn(sessionId, "[[text onwards]]")).success).toBe(true);
   await finish(sessionId);
 });
 
