@@ -14,24 +14,37 @@ const errorKept = 2_000;
 /** The fastest level: what is packed is mostly packed already, or text of which any level makes little. */
 const compression = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
 
-/** The directories as one compressed stream, with modes, times, links and empty directories. Throws when anything could not be read. */
+/**
+ * The directories as one compressed stream, with modes, times, links, holes and empty directories. Throws when anything could not
+ * be read, and ends with nothing left behind when its reader stops early.
+ */
 export async function* pack({ directories, except }: Roots, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  const tar = runTar(
-    [
-      "--create",
-      "--format=posix",
-      "--numeric-owner",
-      ...except.map((path) => `--exclude=${fromRoot(path)}`),
-      "--anchored",
-      "--no-wildcards",
-      ...directories.map(fromRoot),
-    ],
-    signal,
-  );
+  signal.throwIfAborted();
+  const tar = runTar([
+    "--create",
+    "--format=posix",
+    "--numeric-owner",
+    "--sparse",
+    // Both are about the exclusions after them.
+    "--anchored",
+    "--no-wildcards",
+    ...except.map((path) => `--exclude=${fromRoot(path)}`),
+    ...directories.map(fromRoot),
+  ]);
+  const stop = (): void => void tar.process.kill("SIGKILL");
+  signal.addEventListener("abort", stop);
   const packed = createZstdCompress(compression);
   const piped = pipeline(tar.process.stdout!, packed);
-  yield* packed as AsyncIterable<Uint8Array>;
-  await Promise.all([piped, tar.succeeded]);
+  // Awaited below, unless the reader stops before.
+  piped.catch(() => undefined);
+  try {
+    yield* packed as AsyncIterable<Uint8Array>;
+    await Promise.all([piped, tar.succeeded]);
+  } finally {
+    signal.removeEventListener("abort", stop);
+    stop();
+    packed.destroy();
+  }
 }
 
 /** Makes the directories hold exactly what was packed. */
@@ -81,12 +94,13 @@ type Tar = {
   succeeded: Promise<void>;
 };
 
-function runTar(args: readonly string[], signal?: AbortSignal): Tar {
-  const child = spawn("tar", ["--directory=/", ...args], { stdio: ["pipe", "pipe", "pipe"], ...(signal ? { signal } : {}) });
+function runTar(args: readonly string[]): Tar {
+  const child = spawn("tar", ["--directory=/", ...args], { stdio: ["pipe", "pipe", "pipe"] });
   let said = "";
   child.stderr!.on("data", (chunk: Buffer) => {
     said = (said + chunk.toString()).slice(-errorKept);
   });
+  // Rejects also when there is no tar to be run.
   const succeeded = once(child, "close").then(([code, killed]) => {
     if (code !== 0) throw new Error(`tar ended with ${code ?? killed}: ${said.trim()}`);
   });

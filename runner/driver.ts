@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "../gen/carrel/runner/v1/command_pb.ts";
 import { type Agent, type AgentObserver, startAgent } from "./agent.ts";
-import type { Channel } from "./channel.ts";
+import { type Channel, Fenced } from "./channel.ts";
 import { createDecisions, type Decisions } from "./decisions.ts";
 import { settingsOf } from "./manifest.ts";
 import { type AgentSettings, canBeSet, launchOf, type Place, presentOf, settingsAtBoot } from "./orders.ts";
@@ -58,6 +58,10 @@ type State = {
   stderrTail: string;
   /** Stops putting the session away. */
   staying: AbortController | undefined;
+  /** Resolves when nothing is being put away any more: one after the other. */
+  put: Promise<void>;
+  /** Nothing is started any more. */
+  leaving: boolean;
   putAway: PutAway;
   end(exit: Exit): void;
 };
@@ -83,6 +87,8 @@ export function createDriver(place: Place, first: FirstAgent, putAway: PutAway):
     crashes: 0,
     stderrTail: "",
     staying: undefined,
+    put: Promise.resolve(),
+    leaving: false,
     putAway,
     end,
   };
@@ -185,33 +191,41 @@ function obey(state: State, { kind }: Command): void {
     case "toolDecision":
       return state.decisions.arrived(kind.value);
     case "hibernate":
-      return void hibernate(state, kind.value.generation);
+      return inTurn(state, (staying) => hibernate(state, kind.value.generation, staying));
     case "terminate":
-      return void terminate(state, kind.value.generation);
+      state.leaving = true;
+      return inTurn(state, (staying) => terminate(state, kind.value.generation, staying));
   }
+}
+
+/** What comes later stops what is under way, and waits for its end. */
+function inTurn(state: State, work: (staying: AbortSignal) => Promise<void>): void {
+  state.staying?.abort();
+  const staying = new AbortController();
+  state.staying = staying;
+  state.put = state.put
+    .then(() => work(staying.signal))
+    .catch((error: Error) => state.end({ reason: error.message, code: error instanceof Fenced ? 0 : 1 }));
 }
 
 /** Nothing runs while the session is put away. Should it be wanted awake meanwhile, or not be kept, it goes on. */
-async function hibernate(state: State, generation: number): Promise<void> {
-  const staying = new AbortController();
-  state.staying = staying;
+async function hibernate(state: State, generation: number, staying: AbortSignal): Promise<void> {
+  if (staying.aborted) return;
   try {
     await stopAgent(state);
-    if (await state.putAway(generation, staying.signal)) return state.end({ reason: "put away", code: 0, dormant: true });
+    if (await state.putAway(generation, staying)) return state.end({ reason: "put away", code: 0, dormant: true });
   } catch (error) {
-    if (!staying.signal.aborted) await state.channel?.snapshots.abandon(generation, error instanceof Error ? error.message : String(error));
+    if (error instanceof Fenced) throw error;
+    if (!staying.aborted) await state.channel?.snapshots.abandon(generation, error instanceof Error ? error.message : String(error));
   }
-  state.agent ??= start(state);
+  if (!state.leaving) state.agent ??= start(state);
 }
 
 /** Brings a last snapshot out where one is asked for; whoever asked does not wait for long. */
-async function terminate(state: State, generation: number): Promise<void> {
-  state.staying?.abort();
+async function terminate(state: State, generation: number, staying: AbortSignal): Promise<void> {
   await stopAgent(state);
   if (generation > 0) {
-    await state
-      .putAway(generation, new AbortController().signal)
-      .catch((error: Error) => process.stderr.write(`runner: no last snapshot: ${error.message}\n`));
+    await state.putAway(generation, staying).catch((error: Error) => process.stderr.write(`runner: no last snapshot: ${error.message}\n`));
   }
   state.end({ reason: "asked to leave", code: 0 });
 }

@@ -1,6 +1,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { Client } from "@connectrpc/connect";
+import { type Client, ConnectError } from "@connectrpc/connect";
 import type { PutSnapshotRequestSchema, RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
+import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import type { Lease } from "./channel.ts";
 
 /** The channel's calls that carry a session's files and conversation. */
@@ -29,8 +30,9 @@ export function createSnapshotCalls(
         try {
           return signal.aborted || (await client.putSnapshot(requests(lease, generation, source.pieces), { signal })).committed;
         } catch (error) {
-          if (!source.failure) throw error;
-          return source.failure;
+          if (source.failure) return source.failure;
+          if (isRefusal(error)) return error as Error;
+          throw error;
         }
       });
       if (outcome instanceof Error) throw outcome;
@@ -57,6 +59,14 @@ export function createSnapshotCalls(
     },
   };
 }
+
+/** What the control plane has decided is not asked again. Away, or fenced, it has decided nothing about the snapshot. */
+function isRefusal(error: unknown): boolean {
+  const reason = ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason;
+  return reason !== undefined && !undecided.has(reason);
+}
+
+const undecided: ReadonlySet<string> = new Set(["UNAVAILABLE", "SHUTTING_DOWN", "DEADLINE_EXCEEDED", "FENCED"]);
 
 async function* requests(
   lease: Lease,

@@ -48,7 +48,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const core = await openSessionsCore(storage, log, closers);
   const { reconciler, gaps } = await openSandboxes({ config, log, storage, core, closers });
   const { authorize, directory } = createIdentity(config, log, storage, issuer);
-  const services = createServices({ config, storage, core, directory, poke: reconciler.poke });
+  const services = createServices({ config, log, storage, core, directory, poke: reconciler.poke });
   const share = createFairShare(config.limits.callsAtOnce);
   const sockets = createSocketHandler({
     authorize,
@@ -83,8 +83,13 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const retention: RetentionDeps = {
     ...storage,
     retentionMs: config.retentionMs,
+    isOurs: config.s3 === undefined,
     end: async (sessionId, why) => {
-      await core.journal.change(sessionId, present, (change) => requestEnd(change, "max_duration_exceeded", why));
+      await core.journal.change(sessionId, present, (change) => {
+        const { state, desired, state_since } = change.session;
+        const unused = change.now.getTime() - state_since.getTime() >= config.retentionMs;
+        if (state === "dormant" && desired === "hibernate" && unused) requestEnd(change, "max_duration_exceeded", why);
+      });
     },
   };
   closers.push(sweepHourly(log, () => Promise.all([forgetOldRequestIds(storage.db), services.sweep(), enforceRetention(retention)])));

@@ -41,6 +41,8 @@ export type Config = Readonly<{
   /** Where large things are kept, when not in the data directory. */
   s3: { endpoint: URL; region: string; bucket: string; accessKeyId: string; secretAccessKey: string } | undefined;
   idleHibernateMs: number;
+  archiveTimeoutMs: number;
+  reserveBytes: number;
   snapshotBytes: number;
   snapshotsKept: number;
   retentionMs: number;
@@ -152,6 +154,18 @@ export const settings = {
     "900000",
     "time without a turn, a prompt or an answer after which a session is put away",
     integer(1_000, 31_536_000_000),
+  ),
+  archiveTimeoutMs: setting(
+    "CARREL_ARCHIVE_TIMEOUT_MS",
+    "600000",
+    "time to put a session away, and to bring one back",
+    integer(1_000, 86_400_000),
+  ),
+  reserveBytes: setting(
+    "CARREL_DISK_RESERVE_BYTES",
+    "1073741824",
+    "room on the data directory's disk that snapshots leave to the database",
+    integer(0, 2 ** 46),
   ),
   snapshotBytes: setting(
     "CARREL_LIMIT_SNAPSHOT_BYTES",

@@ -36,6 +36,7 @@ const codes = new Map<ErrorReason, Code>([
   [ErrorReason.NOT_FORKABLE, Code.FailedPrecondition],
   [ErrorReason.MISSING_TOOL_SERVERS, Code.FailedPrecondition],
   [ErrorReason.FORK_LIMIT, Code.ResourceExhausted],
+  [ErrorReason.STORE_FULL, Code.ResourceExhausted],
   [ErrorReason.SESSION_NOT_ENDED, Code.FailedPrecondition],
   [ErrorReason.ALREADY_ANSWERED, Code.FailedPrecondition],
   [ErrorReason.PROMPT_STARTED, Code.FailedPrecondition],

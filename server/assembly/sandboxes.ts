@@ -90,14 +90,14 @@ function createSpaceWatchOver({ storage, core, log }: Surroundings, reconciler: 
 function reconcilerSettings(config: Config) {
   return {
     startupTimeoutMs: config.startupTimeoutMs,
-    endGraceMs: 5_000,
+    endGraceMs: 8_000,
     maxRestarts: 3,
     restartWindowMs: 600_000,
     approvalTimeoutMs: config.approvalTimeoutMs,
     reconnectMs: config.heartbeatStaleMs,
     intervalMs: 1_000,
     idleMs: config.idleHibernateMs,
-    archiveTimeoutMs: 600_000,
+    archiveTimeoutMs: config.archiveTimeoutMs,
   };
 }
 

@@ -21,6 +21,7 @@ import { createSocketTickets, type SocketTickets } from "../identity/tickets/tic
 import type { UserDirectory } from "../identity/user-directory.ts";
 import { pinnedSettings } from "../journal/pinned.ts";
 import { createRateLimiter, type RateLimiter } from "../limits/limiter.ts";
+import type { Log } from "../log.ts";
 import { createMemoryService } from "../memory/service.ts";
 import { optionsMessage } from "../profiles/message.ts";
 import { createProfileOpener } from "../profiles/open.ts";
@@ -41,6 +42,7 @@ export const publicServices = [RegistrationService, CredentialService, ProfileSe
 
 export type ServiceParts = {
   config: Config;
+  log: Log;
   storage: Storage;
   core: SessionsCore;
   directory: UserDirectory;
@@ -111,7 +113,7 @@ function peopleServices({ config, storage, core, directory }: ServiceParts, limi
 
 type Shared = { limiter: RateLimiter; actions: ChannelActions; tickets: SocketTickets };
 
-function sessionServices({ config, storage, core, poke }: ServiceParts, { limiter, actions, tickets }: Shared) {
+function sessionServices({ config, log, storage, core, poke }: ServiceParts, { limiter, actions, tickets }: Shared) {
   const { db, userVault, installation } = storage;
   const place = { region: config.region, demo: config.demo, showSettings: optionsMessage };
   const show = (rows: readonly ShownSession[]) =>
@@ -130,6 +132,7 @@ function sessionServices({ config, storage, core, poke }: ServiceParts, { limite
       host: installation,
       limitCreate: limiter.sessionCreate,
       archives: storage.archives,
+      onStranded: (error) => log.warn({ err: error }, "an archive that nothing names was not removed"),
       place,
     }),
     channel: createChannelService({

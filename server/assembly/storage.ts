@@ -78,8 +78,8 @@ async function findDatabase({ databaseUrl, dataDirectory, runtimeDirectory }: Co
   return { connection: embedded.connectionConfig, onLost };
 }
 
-async function openBlobs({ dataDirectory, s3 }: Config): Promise<BlobStore> {
-  return s3 ? createS3(s3) : createLocalDisk(join(dataDirectory, "blobs"));
+async function openBlobs({ dataDirectory, s3, reserveBytes }: Config): Promise<BlobStore> {
+  return s3 ? createS3(s3) : createLocalDisk(join(dataDirectory, "blobs"), reserveBytes);
 }
 
 async function openVault(config: Config, db: Database, log: Log, closers: Closers) {

@@ -1,8 +1,17 @@
 import { randomUUID } from "node:crypto";
 import { constants } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir, stat, statfs } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { type BlobDigest, BlobMissingError, type BlobStore, checkKey, checkPrefix, createMeter, verified } from "./store.ts";
+import {
+  type BlobDigest,
+  BlobMissingError,
+  type BlobStore,
+  BlobStoreFullError,
+  checkKey,
+  checkPrefix,
+  createMeter,
+  verified,
+} from "./store.ts";
 
 /** Ends the name of a blob's file. No key holds this character, so a file is never in the way of a directory. */
 const fileMark = "@";
@@ -10,8 +19,11 @@ const fileMark = "@";
 const unfinished = "@unfinished";
 const pieceBytes = 256 * 1024;
 
-/** Blobs as files below a directory, which belongs to this store alone and is used by one process. */
-export async function createLocalDisk(directory: string): Promise<BlobStore> {
+/**
+ * Blobs as files below a directory, which belongs to this store alone and is used by one process.
+ * @param reserveBytes room on its file system that blobs leave to others. Default 0.
+ */
+export async function createLocalDisk(directory: string, reserveBytes = 0): Promise<BlobStore> {
   const fileOf = (key: string) => join(directory, key + fileMark);
   // What an earlier process did not finish is nobody's.
   await rm(join(directory, unfinished), { recursive: true, force: true });
@@ -22,7 +34,7 @@ export async function createLocalDisk(directory: string): Promise<BlobStore> {
       checkKey(key);
       const aside = join(directory, unfinished, randomUUID());
       try {
-        const digest = await write(aside, content);
+        const digest = await write(aside, leavingRoom(directory, content, reserveBytes));
         await moveTo(aside, fileOf(key));
         await syncUpTo(dirname(fileOf(key)), directory);
         return digest;
@@ -52,6 +64,22 @@ export async function createLocalDisk(directory: string): Promise<BlobStore> {
   };
 }
 
+/** How much is written between two looks at the room that is left. */
+const lookBytes = 16 * 1024 * 1024;
+
+async function* leavingRoom(directory: string, content: AsyncIterable<Uint8Array>, reserveBytes: number): AsyncGenerator<Uint8Array> {
+  let unseen = lookBytes;
+  for await (const piece of content) {
+    unseen += piece.length;
+    if (unseen >= lookBytes) {
+      const { bavail, bsize } = await statfs(directory);
+      if (bavail * bsize < reserveBytes + lookBytes) throw new BlobStoreFullError();
+      unseen = piece.length;
+    }
+    yield piece;
+  }
+}
+
 async function write(path: string, content: AsyncIterable<Uint8Array>): Promise<BlobDigest> {
   const file = await open(path, "wx", 0o600);
   try {
@@ -59,6 +87,8 @@ async function write(path: string, content: AsyncIterable<Uint8Array>): Promise<
     for await (const piece of meter.pass(content)) await writeAll(file, piece);
     await file.sync();
     return meter.digest();
+  } catch (error) {
+    throw (error as NodeJS.ErrnoException).code === "ENOSPC" ? new BlobStoreFullError() : error;
   } finally {
     await file.close();
   }

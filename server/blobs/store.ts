@@ -13,6 +13,7 @@ export type BlobStore = {
   /**
    * Stores all of the content, in place of what the key held. Durable when it answers. When it throws, because the content did
    * or the store, the key holds what it held before or all of the new content, never a part. Holds a few megabytes in memory.
+   * Throws `BlobStoreFullError` when there is no room.
    */
   put(key: string, content: AsyncIterable<Uint8Array>): Promise<BlobDigest>;
   /**
@@ -39,6 +40,13 @@ export class BlobDamagedError extends Error {
   override name = "BlobDamagedError";
   constructor(key: string) {
     super(`the blob ${key} is not what was stored`);
+  }
+}
+
+export class BlobStoreFullError extends Error {
+  override name = "BlobStoreFullError";
+  constructor() {
+    super("the object store has no room");
   }
 }
 

@@ -74,7 +74,7 @@ export async function resolvePause(change: Change, pause: PauseRow, { outcome, d
     answer: answer ? sealBytes(change.vault, pause.session_id, `pause/${pause.id}/answer`, answer.record) : null,
   };
   if (!(await closePause(change.tx, pause.session_id, pause.id, closing))) return false;
-  change.set({ pending_count: change.session.pending_count - 1 });
+  change.set({ pending_count: change.session.pending_count - 1, active_at: change.now });
   return true;
 }
 

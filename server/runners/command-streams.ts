@@ -44,8 +44,9 @@ export function createCommandStreams(): CommandStreams {
       for (const reader of readers.get(id) ?? []) {
         const over = reader.epoch !== epoch || state === "ended";
         if (!over && commands.length === 0) continue;
-        if (!over) reader.handed.push(...commands);
-        wake(reader, over || reader.handed.length > mostHanded);
+        const isTooMuch = reader.handed.length + commands.length > mostHanded;
+        reader.handed = isTooMuch ? [] : [...reader.handed, ...(over ? [] : commands)];
+        wake(reader, over || isTooMuch);
       }
     },
     ring(sessionId) {

@@ -1,6 +1,6 @@
 // The steps that put a session away and bring it back. Each is one change under the lock of its row.
 import type { Change } from "../journal/journal.ts";
-import type { SessionRow } from "../journal/store.ts";
+import { deleteCommands, type SessionRow } from "../journal/store.ts";
 import { isOccupied, startNextTurn } from "../journal/turns.ts";
 import { destroySandboxes, type StepDeps, unmoved } from "./step.ts";
 
@@ -12,7 +12,9 @@ export function nextGeneration(session: Pick<SessionRow, "snapshot_generation">)
 /** Asks the runner for a snapshot; the session is dormant once that is committed. */
 export async function hibernate(deps: StepDeps, session: SessionRow): Promise<void> {
   await deps.journal.change(session.id, unmoved(session), (change) => {
-    if (isOccupied(change.session) || change.session.desired === "end") return;
+    const { session: row, now } = change;
+    const unwanted = row.desired === "hibernate" || now.getTime() - row.active_at.getTime() >= deps.idleMs;
+    if (isOccupied(row) || !unwanted) return;
     change.set({ desired: "hibernate", state: "hibernating", state_since: change.now });
     change.command({ case: "hibernate", value: { generation: nextGeneration(change.session) } });
   });
@@ -32,17 +34,22 @@ export async function keepAwake(change: Change, reason: string): Promise<void> {
 }
 
 /** What the session looks like once its snapshot holds all of it. Its sandbox is still there, and worth nothing. */
-export function putAway(change: Change): void {
+export async function putAway(change: Change): Promise<void> {
   const { session, now } = change;
+  // While it was brought back nothing of its lifetime was used, and what was left is still written down.
+  const left = session.restoring || session.ends_at === null ? session.life_left_ms : session.ends_at.getTime() - now.getTime();
+  // What its runner was asked for was meant for that one alone.
+  await deleteCommands(change.tx, session.id, session.last_command_id);
   change.set({
     state: "dormant",
     state_since: now,
+    acked_command_id: session.last_command_id,
     lease_hash: null,
     attach_hash: null,
     phantom_hash: null,
     lease_until: null,
     restoring: false,
-    life_left_ms: session.ends_at === null ? session.life_left_ms : Math.max(0, session.ends_at.getTime() - now.getTime()),
+    life_left_ms: left === null ? null : Math.max(0, left),
     ends_at: session.ttl_seconds === null ? null : new Date(session.created_at.getTime() + session.ttl_seconds * 1000),
   });
 }
@@ -71,6 +78,7 @@ export async function finishRestore(change: Change, maxSessionMs: number): Promi
   const left = session.life_left_ms ?? maxSessionMs;
   change.set({
     restoring: false,
+    restarts: 0,
     state: "running",
     state_since: now,
     active_at: now,
@@ -87,8 +95,8 @@ export async function giveUpRestore(deps: StepDeps, session: SessionRow): Promis
 }
 
 /** The snapshot stays what it is; the next prompt, or ResumeSession, tries again. */
-export function failRestore(change: Change, reason: string): void {
+export async function failRestore(change: Change, reason: string): Promise<void> {
   change.set({ desired: "hibernate" });
-  putAway(change);
+  await putAway(change);
   change.append({ case: "system", value: { subtype: "resume_failed", message: `the session could not be brought back: ${reason}` } });
 }

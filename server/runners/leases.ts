@@ -54,7 +54,7 @@ export function requireLease(context: HandlerContext, message: { sessionId: stri
 /** Refuses unless the lease's epoch is the session's newest: the check that fences a runner of the past. */
 export function underLease(lease: Lease): Guard {
   return (session) => {
-    if (!session || session.epoch !== lease.epoch || session.state === "ended") throw fenced();
+    if (!session || session.epoch !== lease.epoch || session.state === "ended" || session.state === "dormant") throw fenced();
     return session;
   };
 }

@@ -25,8 +25,6 @@ export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   /** Grace for every lease after this process started or could not see: the runners were there, it was not. */
   reconnectMs: number;
   intervalMs: number;
-  /** Idle time after which a session is put away. */
-  idleMs: number;
   /** Time to put a session away, and to bring it back. */
   archiveTimeoutMs: number;
 };

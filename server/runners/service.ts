@@ -112,6 +112,7 @@ async function attach(deps: RunnerServiceDeps, attachToken: string, socketBox: s
       return session;
     },
     async (change) => {
+      const isFirst = change.session.started_at === null;
       change.set({
         attach_hash: null,
         lease_hash: Buffer.from(deps.hashToken(leaseToken)),
@@ -121,7 +122,8 @@ async function attach(deps: RunnerServiceDeps, attachToken: string, socketBox: s
       });
       const restore = restoreOf(change.session);
       if (!restore) {
-        change.set({ state: "running", state_since: change.now, active_at: change.now, ends_at: lifetimeEnd(change, deps.maxSessionMs) });
+        const ends = isFirst ? { ends_at: lifetimeEnd(change, deps.maxSessionMs) } : {};
+        change.set({ state: "running", state_since: change.now, active_at: change.now, ...ends });
         await startNextTurn(change);
       }
       const { id, epoch, model, permission_mode } = change.session;
@@ -223,7 +225,7 @@ function restoreOf({ restoring, snapshot_generation, sdk_session_id }: SessionCo
 
 /** The earlier of what the session has and what the platform allows from its first start. */
 function lifetimeEnd({ session, now }: Change, maxSessionMs: number): Date {
-  const platform = (session.started_at ?? now).getTime() + maxSessionMs;
+  const platform = now.getTime() + maxSessionMs;
   return new Date(Math.min(platform, session.ends_at?.getTime() ?? platform));
 }
 

@@ -10,6 +10,7 @@ import { refusal } from "../errors.ts";
 import { newId } from "../ids.ts";
 import type { Change, Journal } from "../journal/journal.ts";
 import { findSession, type SessionCore } from "../journal/store.ts";
+import { isOccupied, wake } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
 import { deleteSnapshotsBefore, digestOf, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
 import { failRestore, finishRestore, keepAwake, nextGeneration, putAway } from "./hibernation.ts";
@@ -32,6 +33,7 @@ export type SnapshotCallsDeps = {
 export type SnapshotCalls = Pick<ServiceImpl<typeof RunnerService>, "putSnapshot" | "abandonSnapshot" | "getSnapshot" | "reportRestore">;
 
 export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
+  const latest = createLatest();
   return {
     async putSnapshot(requests, context) {
       const pieces = requests[Symbol.asyncIterator]();
@@ -42,8 +44,9 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
       const session = await findSession(deps.db, lease.sessionId);
       if (!session || !isAskedFor(session, generation)) return { committed: false };
       const place = { ownerId: session.owner_id, sessionId: session.id, generation, archive: `${session.id}/${newId("arc")}` };
-      const stored = await deps.archives.put(place, piecesOf(first.value, pieces, deps.maxBytes));
-      return commit(deps, lease, place, stored);
+      using turn = latest.take(session.id);
+      const stored = await deps.archives.put(place, piecesOf(first.value, pieces, deps.maxBytes, turn.isOver));
+      return await commit(deps, lease, place, stored);
     },
     async abandonSnapshot(request, context) {
       const lease = requireLease(context, request);
@@ -69,7 +72,7 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
       const lease = requireLease(context, request);
       await deps.journal.change(lease.sessionId, underLease(lease), async (change) => {
         if (!change.session.restoring) return;
-        if (request.failure) failRestore(change, request.failure);
+        if (request.failure) await failRestore(change, request.failure);
         else await finishRestore(change, deps.maxSessionMs);
       });
       deps.poke(lease.sessionId);
@@ -88,9 +91,11 @@ async function commit(deps: SnapshotCallsDeps, lease: Lease, place: ArchivePlace
   const { generation, archive } = place;
   try {
     const replaced = await deps.journal.change(lease.sessionId, underLease(lease), async (change) => {
+      // Something of the agent's may have asked for a person after it was told to rest.
+      if (change.session.state === "hibernating" && isOccupied(change.session)) wake(change);
       if (!isAskedFor(change.session, generation)) return undefined;
       await point(change, place, stored);
-      if (change.session.state === "hibernating") putAway(change);
+      if (change.session.state === "hibernating") await putAway(change);
       return deleteSnapshotsBefore(change.tx, lease.sessionId, generation - deps.kept + 1);
     });
     for (const old of replaced ?? [])
@@ -98,7 +103,7 @@ async function commit(deps: SnapshotCallsDeps, lease: Lease, place: ArchivePlace
     if (replaced) deps.poke(lease.sessionId);
     return { committed: replaced !== undefined };
   } finally {
-    await discardUnnamed(deps, archive);
+    await discardUnnamed(deps, archive).catch((error: Error) => deps.onError(error, "an archive that nothing names was not removed"));
   }
 }
 
@@ -118,9 +123,15 @@ async function point(change: Change, { generation, archive }: ArchivePlace, stor
 }
 
 /** The bytes of a whole stream; throws for one that was cut and for one over the limit. */
-async function* piecesOf(first: PutSnapshotRequest, rest: AsyncIterator<PutSnapshotRequest>, maxBytes: number): AsyncGenerator<Uint8Array> {
+async function* piecesOf(
+  first: PutSnapshotRequest,
+  rest: AsyncIterator<PutSnapshotRequest>,
+  maxBytes: number,
+  isOver: () => boolean,
+): AsyncGenerator<Uint8Array> {
   let bytes = 0;
   for (let piece = first; ; ) {
+    if (isOver()) throw refusal(ErrorReason.INVALID_ARGUMENT, "a later snapshot of this session is on its way");
     bytes += piece.data.length;
     if (bytes > maxBytes) throw refusal(ErrorReason.TOO_LARGE, `a snapshot may have ${maxBytes} bytes`, { limit: String(maxBytes) });
     if (piece.data.length > 0) yield piece.data;
@@ -129,4 +140,21 @@ async function* piecesOf(first: PutSnapshotRequest, rest: AsyncIterator<PutSnaps
     if (next.done) throw refusal(ErrorReason.INVALID_ARGUMENT, "the snapshot was cut");
     piece = next.value;
   }
+}
+
+/** One at a time for each session: who begins another gives the one before up. */
+function createLatest() {
+  const newest = new Map<string, symbol>();
+  return {
+    take(sessionId: string) {
+      const mine = Symbol(sessionId);
+      newest.set(sessionId, mine);
+      return {
+        isOver: () => newest.get(sessionId) !== mine,
+        [Symbol.dispose]() {
+          if (newest.get(sessionId) === mine) newest.delete(sessionId);
+        },
+      };
+    },
+  };
 }

@@ -14,6 +14,8 @@ export type StepDeps = {
   log: Log;
   startupTimeoutMs: number;
   restartWindowMs: number;
+  /** Idle time after which a session is put away. */
+  idleMs: number;
   /** Told of every sandbox that now belongs to a session. */
   onStarted(sessionId: string, handle: SandboxHandle): void;
   /** Resolves when every model request of the session that has been answered is booked, or after a while. */

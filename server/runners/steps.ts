@@ -6,7 +6,7 @@ import { requestEnd } from "../journal/ends.ts";
 import { type Change, present } from "../journal/journal.ts";
 import { closeOpenPauses } from "../journal/pauses.ts";
 import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
-import { clearQueues, deleteCommands, type SessionRow } from "../journal/store.ts";
+import { clearQueues, deleteCommands, type SessionCore, type SessionRow } from "../journal/store.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { clear, giveUpRestore, hibernate, nextGeneration, stayAwake, wake } from "./hibernation.ts";
 import { settleTurn } from "./lost-turns.ts";
@@ -172,6 +172,10 @@ async function finalize(change: Change, exitCode: number | null): Promise<void> 
     change.append({ case: "system", value: { subtype: "turn_interrupted", message: "the session ended in the middle of this turn" } });
     change.set({ turn: 0, turn_acted: false });
   }
+  if (wasAskedForSnapshot(session)) {
+    const message = "what was said and done since the last snapshot could not be kept in time: it cannot be forked";
+    change.append({ case: "system", value: { subtype: "last_snapshot_failed", message } });
+  }
   await clearQueues(change.tx, session.id);
   change.set({
     state: "ended",
@@ -187,6 +191,12 @@ async function finalize(change: Change, exitCode: number | null): Promise<void> 
   });
   const reason = endReasons[(session.end_reason ?? "failed") as EndReasonWord];
   change.append({ case: "sessionEnd", value: { reason, ...(exitCode === null ? {} : { exitCode }) } });
+}
+
+/** Asked to end while there was something to keep, and nothing was kept since. */
+function wasAskedForSnapshot(session: SessionCore): boolean {
+  if (session.state !== "ending" || !session.sdk_session_id || session.restoring) return false;
+  return session.snapshot_at === null || session.snapshot_at < session.state_since;
 }
 
 /** Writes the wish to end with what the sandbox said last; the next look carries it out. The first reason wins. */

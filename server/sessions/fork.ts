@@ -24,10 +24,14 @@ import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/a
 import { digestOf, insertSnapshot, listSnapshots, type SnapshotRow } from "../snapshots/store.ts";
 import { admit, type CreateDeps, type Effective, newSession } from "./create.ts";
 import { sessionMessage } from "./message.ts";
-import { once } from "./request-ids.ts";
+import { isRepeated, once } from "./request-ids.ts";
 import { insertSession, lockOwner } from "./store.ts";
 
-export type ForkDeps = CreateDeps & { archives: Archives };
+export type ForkDeps = CreateDeps & {
+  archives: Archives;
+  /** Told when an archive that nothing names stays for a while. */
+  onStranded(error: Error): void;
+};
 
 const dayMs = 86_400_000;
 
@@ -53,7 +57,13 @@ export async function preflightFork(deps: ForkDeps, request: PreflightForkReques
   });
 }
 
-export async function forkSession(deps: ForkDeps, request: ForkSessionRequest, ownerId: string): Promise<ForkSessionResponse> {
+/** @param signal stops the copying when nobody waits for it any more. */
+export async function forkSession(
+  deps: ForkDeps,
+  request: ForkSessionRequest,
+  ownerId: string,
+  signal: AbortSignal,
+): Promise<ForkSessionResponse> {
   const source = await ownedSource(deps, ownerId, request.sessionId);
   const snapshots = await listSnapshots(deps.db, source.id);
   const problem = problemOf(source, snapshots);
@@ -61,32 +71,43 @@ export async function forkSession(deps: ForkDeps, request: ForkSessionRequest, o
   const snapshot = pointOf(snapshots, request.forkAtSeq);
   const effective = await profileOf(deps, ownerId, request.profileId);
   refuseMissing(missing(await serversOf(deps, source), effective.settings.mcpServers), request.acknowledgeMissingTools);
-  return make(deps, request, ownerId, { source, snapshot, effective });
+  return make(deps, request, ownerId, { source, snapshot, effective }, signal);
 }
 
 type Copy = { place: ArchivePlace; stored: BlobDigest };
 type Origin = { source: SessionRow; snapshot: SnapshotRow; effective: Effective };
 
 /** The archive is copied first, outside the transaction; one that no row names in the end is removed again. */
-async function make(deps: ForkDeps, request: ForkSessionRequest, ownerId: string, origin: Origin): Promise<ForkSessionResponse> {
+async function make(
+  deps: ForkDeps,
+  request: ForkSessionRequest,
+  ownerId: string,
+  origin: Origin,
+  signal: AbortSignal,
+): Promise<ForkSessionResponse> {
   const { source, snapshot, effective } = origin;
   const vault = await deps.userVault(ownerId);
   const name = request.name || forkName(source);
   const row = newSession({ name, initialPrompt: request.initialPrompt }, effective, ownerId, vault, deps.host);
   const place: ArchivePlace = { ownerId, sessionId: row.id, generation: 1, archive: `${row.id}/${newId("arc")}` };
-  const stored = await copy(deps.archives, source, snapshot, place);
+  const method = "ForkSession";
+  // A copy is dear: it is made for nobody who would be refused anyway, and not for a call that has its answer.
+  const repeated = await isRepeated(deps.db, { ownerId, method, requestId: request.requestId });
+  if (!repeated) await deps.db.transaction().execute((tx) => admit(deps, tx, ownerId, ErrorReason.FORK_LIMIT));
+  const stored = repeated ? undefined : await copy(deps.archives, source, snapshot, place, signal);
   let published = () => {};
   try {
     const answer = await deps.db.transaction().execute((tx) => {
       const call = {
         ownerId,
-        method: "ForkSession",
+        method,
         requestId: request.requestId,
         vault,
         request: { schema: ForkSessionRequestSchema, message: request },
         response: ForkSessionResponseSchema,
       };
       return once(tx, call, async () => {
+        if (!stored) throw refusal(ErrorReason.UNAVAILABLE, "the first of these calls came to nothing meanwhile: try again");
         await lockOwner(tx, ownerId);
         await admit(deps, tx, ownerId, ErrorReason.FORK_LIMIT);
         await deps.limitCreate(tx, ownerId);
@@ -100,7 +121,7 @@ async function make(deps: ForkDeps, request: ForkSessionRequest, ownerId: string
     deps.poke(answer.session!.id);
     return answer;
   } finally {
-    await discardUnnamed(deps, place.archive);
+    await discardUnnamed(deps, place.archive).catch(deps.onStranded);
   }
 }
 
@@ -131,9 +152,23 @@ async function begin(change: Change, request: ForkSessionRequest, { source, snap
 }
 
 /** Sealed anew for its new place. */
-function copy(archives: Archives, source: SessionRow, snapshot: SnapshotRow, place: ArchivePlace): Promise<BlobDigest> {
+async function copy(
+  archives: Archives,
+  source: SessionRow,
+  snapshot: SnapshotRow,
+  place: ArchivePlace,
+  signal: AbortSignal,
+): Promise<BlobDigest> {
   const { generation, archive } = snapshot;
-  return archives.put(place, archives.get({ ownerId: source.owner_id, sessionId: source.id, generation, archive }, digestOf(snapshot)));
+  const content = archives.get({ ownerId: source.owner_id, sessionId: source.id, generation, archive }, digestOf(snapshot));
+  return archives.put(place, whileWanted(content, signal));
+}
+
+async function* whileWanted<T>(content: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+  for await (const piece of content) {
+    signal.throwIfAborted();
+    yield piece;
+  }
 }
 
 async function ownedSource(deps: ForkDeps, ownerId: string, sessionId: string): Promise<SessionRow> {

@@ -79,3 +79,18 @@ function context(call: { method: string; requestId: string }, part: string) {
 export async function forgetOldRequestIds(db: Kysely<Database>): Promise<void> {
   await db.deleteFrom("request_id").where("created_at", "<", sql<Date>`now() - interval '24 hours'`).execute();
 }
+
+/** Whether a call with this request id has been made, or is being made and already committed. */
+export async function isRepeated(
+  db: Kysely<Database>,
+  { ownerId, method, requestId }: { ownerId: string; method: string; requestId: string },
+): Promise<boolean> {
+  if (!requestId) return false;
+  const where = { owner_id: ownerId, method, request_id: requestId };
+  const row = await db
+    .selectFrom("request_id")
+    .select("method")
+    .where((found) => found.and(where))
+    .executeTakeFirst();
+  return row !== undefined;
+}

@@ -63,7 +63,7 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
       return { session: await message(await owned(context, request.sessionId)) };
     },
     preflightFork: (request, context) => preflightFork(deps, request, deps.userIdOf(context)),
-    forkSession: (request, context) => forkSession(deps, request, deps.userIdOf(context)),
+    forkSession: (request, context) => forkSession(deps, request, deps.userIdOf(context), context.signal),
     async deleteSessionRecord(request, context) {
       const ownerId = deps.userIdOf(context);
       const session = await owned(context, request.sessionId);

@@ -1,7 +1,7 @@
 import type { Kysely } from "kysely";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { sealed, unsealed } from "../blobs/sealed.ts";
-import { BlobDamagedError, type BlobDigest, BlobMissingError, type BlobStore } from "../blobs/store.ts";
+import { BlobDamagedError, type BlobDigest, BlobMissingError, type BlobStore, BlobStoreFullError } from "../blobs/store.ts";
 import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
 import { VaultError } from "../vault/errors.ts";
@@ -15,7 +15,7 @@ export type ArchivePlace = { ownerId: string; sessionId: string; generation: num
 export type Archives = {
   /**
    * Seals and keeps a content under a name that was never used, and reads it back before it answers with the length and
-   * digest of what is kept. Nothing is kept when it throws.
+   * digest of what is kept. Nothing is kept when it throws; refused with STORE_FULL when there is no room.
    */
   put(place: ArchivePlace, content: AsyncIterable<Uint8Array>): Promise<BlobDigest>;
   /** The content, in pieces that count only once it has ended. Refused with SNAPSHOT_GONE when it is gone or was altered. */
@@ -41,7 +41,7 @@ export function createArchives(blobs: BlobStore, userVault: (userId: string) => 
         return digest;
       } catch (error) {
         await blobs.delete(key);
-        throw error;
+        throw error instanceof BlobStoreFullError ? refusal(ErrorReason.STORE_FULL, "there is no room for another snapshot") : error;
       }
     },
     async *get(place, expected) {

@@ -8,17 +8,19 @@ export type RetentionDeps = {
   archives: Archives;
   /** How long a session that nobody uses is kept, and what is kept of one that has ended. */
   retentionMs: number;
-  /** Ends a dormant session. */
+  /** Whether no other installation keeps archives in the same store. */
+  isOurs: boolean;
+  /** Ends a session, if it is still dormant and unused. */
   end(sessionId: string, why: string): Promise<void>;
 };
 
 /** Ends the sessions that nobody has used for the retention time, and removes what is kept of those that ended so long ago. */
-export async function enforceRetention({ db, archives, retentionMs, end }: RetentionDeps): Promise<void> {
+export async function enforceRetention({ db, archives, retentionMs, isOurs, end }: RetentionDeps): Promise<void> {
   const days = Math.round((retentionMs / 86_400_000) * 10) / 10;
   for (const { id } of await listUnused(db, retentionMs)) await end(id, `nobody used it for ${days} days`);
   for (const archive of await forgetExpired(db, retentionMs)) await archives.remove(archive);
   for await (const archive of archives.list()) {
-    if (Date.now() - madeAt(archive) > strandedMs && (await isStranded(db, archive))) await archives.remove(archive);
+    if (Date.now() - madeAt(archive) > strandedMs && (await isStranded(db, archive, isOurs))) await archives.remove(archive);
   }
 }
 

@@ -45,8 +45,8 @@ export async function listUnused(db: Kysely<Database>, ageMs: number): Promise<{
     .selectFrom("session")
     .select("id")
     .where("state", "=", "dormant")
-    .where("desired", "<>", "end")
-    .where("snapshot_at", "<", ago(ageMs))
+    .where("desired", "=", "hibernate")
+    .where("state_since", "<", ago(ageMs))
     .orderBy("id")
     .execute();
 }
@@ -72,9 +72,9 @@ function ago(ms: number) {
   return sql<Date>`clock_timestamp() - make_interval(secs => ${ms / 1000})`;
 }
 
-/** Whether an archive of a session that is here has no snapshot. One of a session that is not here may be of another installation. */
-export async function isStranded(db: Kysely<Database>, archive: string): Promise<boolean> {
+/** Whether nothing names an archive. One of a session that is not here may be of another installation, unless the store is ours alone. */
+export async function isStranded(db: Kysely<Database>, archive: string, isOurs: boolean): Promise<boolean> {
   const sessionId = archive.split("/")[0] ?? "";
   const known = await db.selectFrom("session").select("id").where("id", "=", sessionId).executeTakeFirst();
-  return known !== undefined && !(await isNamed(db, archive));
+  return (isOurs || known !== undefined) && !(await isNamed(db, archive));
 }

@@ -11,7 +11,7 @@ import { wordOf } from "../../server/words.ts";
 import { createInstallation, type Installation, startApp } from "../support/carrel.ts";
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
-import { leftovers } from "../support/sandboxes.ts";
+import { leftovers, processesOf } from "../support/sandboxes.ts";
 import { unlimited } from "../support/unlimited.ts";
 import { ofKind, type Watcher, watch } from "../support/watcher.ts";
 
@@ -60,10 +60,11 @@ test("a session is put away and comes back with its conversation and its files, 
     "mkdir -p deep/er empty 'odd name' && echo content > deep/er/file && ln -s deep/er/file link && ln deep/er/file hard",
     "printf '\\0\\1\\2' > bin && chmod 751 bin && touch -d '2001-02-03 04:05:06.789012345' bin && mkfifo pipe && echo x > 'odd name/a b'",
     "git init -q . && git add deep && git -c user.name=a -c user.email=a@b commit -qm one && echo more >> deep/er/file",
+    "truncate -s 300M hollow && mkdir -p workspace/.memory && echo kept > workspace/.memory/keep",
     "echo home > ~/kept",
   ].join(" && ");
   const list =
-    "find . ~ -mindepth 1 -path ./.memory -prune -o -path ~/.claude\\* -prune -o -printf '%p %y %m %T@ %l %n %s\\n' | sort; md5sum bin ~/kept; GIT_OPTIONAL_LOCKS=0 git status -s";
+    "find . ~ -mindepth 1 -path ./.memory -prune -o -path ~/.claude\\* -prune -o -printf '%p %y %m %T@ %l %n %s %b\\n' | sort; md5sum bin ~/kept; GIT_OPTIONAL_LOCKS=0 git status -s";
   await say(sessionId, `remember-apricot ${bash(make)}`);
   const before = await say(sessionId, bash(`${list} > /tmp/l; cat /tmp/l`));
   const { session } = await person.sessions.hibernateSession({ sessionId });
@@ -107,6 +108,37 @@ test("a prompt while it is put away is answered at once, and nothing is lost or 
   const { turns } = await checkLog(installation.database.db, person, sessionId);
   expect(turns).toBe(8);
 }, 90_000);
+
+const rowOf = (sessionId: string) =>
+  installation.database.db.selectFrom("session").selectAll().where("id", "=", sessionId).executeTakeFirstOrThrow();
+
+test("a prompt in the middle of a long packing stops it; the same runner goes on", async () => {
+  const sessionId = await openTalking();
+  await say(sessionId, bash("head -c 150M /dev/urandom > large; echo made"));
+  await person.sessions.hibernateSession({ sessionId });
+  await sleep(700);
+  expect((await rowOf(sessionId)).state).toBe("hibernating");
+  expect(await say(sessionId, "[[text Still here.]]")).toContain("Still here.");
+  const { epoch, restarts, snapshot_generation } = await rowOf(sessionId);
+  expect({ epoch, restarts, snapshot_generation }).toEqual({ epoch: 1, restarts: 0, snapshot_generation: null });
+  await say(sessionId, bash("rm large; echo removed"));
+  await putAway(sessionId);
+  const left = await installation.database.db.selectFrom("command").selectAll().where("session_id", "=", sessionId).execute();
+  expect(left).toEqual([]);
+});
+
+test("a lifetime counts running time only, also when a runner is lost after a resume", async () => {
+  const sessionId = await openTalking();
+  const before = (await rowOf(sessionId)).ends_at!;
+  await putAway(sessionId);
+  await sleep(1_500);
+  expect(await say(sessionId, "[[text Back.]]")).toContain("Back.");
+  const resumed = (await rowOf(sessionId)).ends_at!;
+  expect(resumed.getTime() - before.getTime()).toBeGreaterThan(1_400);
+  for (const { pid } of await processesOf(installation, sessionId)) process.kill(pid, "SIGKILL");
+  expect(await say(sessionId, "[[text And again.]]")).toContain("And again.");
+  expect((await rowOf(sessionId)).ends_at).toEqual(resumed);
+});
 
 test("ResumeSession brings it back without a prompt; a dormant one can be ended", async () => {
   const sessionId = await openTalking();
@@ -170,8 +202,7 @@ test("a snapshot that was altered is never unpacked: the session says so, stays 
   await person.channel.sendPrompt({ sessionId, text: "[[text Back.]]" });
   await watcher!.untilKind("system", ({ subtype }) => subtype === "resume_failed", 30_000);
   await untilDetail(sessionId, SessionDetail.DORMANT);
-  const boxOf = () => installation.database.db.selectFrom("session").select("box").where("id", "=", sessionId).executeTakeFirstOrThrow();
-  await expect.poll(async () => (await boxOf()).box, { timeout: 10_000 }).toBeNull();
+  await expect.poll(async () => (await rowOf(sessionId)).box, { timeout: 10_000 }).toBeNull();
   writeFileSync(path, whole);
   await person.sessions.resumeSession({ sessionId });
   await watcher!.untilKind("result", () => true, 30_000, watcher!.events.length);
