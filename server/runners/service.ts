@@ -64,11 +64,8 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
       return attach(deps, attachToken, context.values.get(socketBoxKey));
     },
     watchCommands: (request, context) => follow(deps, requireLease(context, request), request.afterCommandId, context.signal),
-    async appendEvents(request, context) {
-      const lease = requireLease(context, request);
-      // A turn is billed before it ends.
-      if (endsTurn(request)) await deps.settled(lease.sessionId);
-      return deps.journal.changeOptimistically(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
+    async *appendEvents(requests, context) {
+      for await (const request of requests) yield await appendUnder(deps, requireLease(context, request), request);
     },
     async pushDeltas(requests, context) {
       for await (const request of requests) deps.feeds.pushDeltas(requireLease(context, request).sessionId, request.deltas);
@@ -176,6 +173,12 @@ async function readCommands(deps: RunnerServiceDeps, lease: Lease, cursor: numbe
   const rows = await listCommands(deps.db, lease.sessionId, cursor);
   const vault = await deps.userVault(session.owner_id);
   return rows.map(({ id, payload }) => fromBinary(CommandSchema, openBytes(vault, lease.sessionId, `command/${id}`, payload)));
+}
+
+async function appendUnder(deps: RunnerServiceDeps, lease: Lease, request: AppendEventsRequest) {
+  // A turn is billed before it ends.
+  if (endsTurn(request)) await deps.settled(lease.sessionId);
+  return deps.journal.changeOptimistically(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
 }
 
 async function append(deps: RunnerServiceDeps, change: Change, request: AppendEventsRequest) {

@@ -1,10 +1,11 @@
 /** The journal and the runners' side of it on a real database, without a port, a sandbox or an agent: the test is the runner. */
 import { hash } from "node:crypto";
-import { create } from "@bufbuild/protobuf";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, createClient, createRouterTransport } from "@connectrpc/connect";
+import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import { createValidateInterceptor } from "@connectrpc/validate";
 import type { Manifest } from "../../gen/carrel/runner/v1/manifest_pb.ts";
-import { RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
+import { type AppendEventsRequestSchema, type AppendEventsResponse, RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { AnswerApprovalRequestSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { answerApproval } from "../../server/channel/answers.ts";
 import { newId, newUuid } from "../../server/ids.ts";
@@ -26,8 +27,13 @@ import { createVaultStore } from "../../server/vault/store.ts";
 import { createVault } from "../../server/vault/vault.ts";
 import type { TestDatabase } from "./postgres.ts";
 
+/** The runner's calls, where a batch of events is a call with one answer: the one message of a stream. */
+export type RunnerClient = Omit<Client<typeof RunnerService>, "appendEvents"> & {
+  appendEvents(batch: MessageInitShape<typeof AppendEventsRequestSchema>): Promise<AppendEventsResponse>;
+};
+
 export type Runner = {
-  client: Client<typeof RunnerService>;
+  client: RunnerClient;
   sessionId: string;
   epoch: number;
   leaseToken: string;
@@ -148,8 +154,8 @@ function runnerClients(parts: RunnerParts) {
   });
   const findLease = (lease: Uint8Array) => findByLeaseHash(parts.db, lease);
   const interceptors = [createLeaseInterceptor({ hashToken: parts.hashToken, findLease }), createValidateInterceptor()];
-  return (bearer: () => string): Client<typeof RunnerService> =>
-    createClient(
+  return (bearer: () => string): RunnerClient => {
+    const client = createClient(
       RunnerService,
       createRouterTransport((router) => router.service(RunnerService, routes), {
         router: { interceptors },
@@ -163,6 +169,15 @@ function runnerClients(parts: RunnerParts) {
         },
       }),
     );
+    return { ...client, appendEvents: (batch) => onlyAnswer(client.appendEvents(createAsyncIterable([batch]))) };
+  };
+}
+
+async function onlyAnswer<T>(answers: AsyncIterable<T>): Promise<T> {
+  const all: T[] = [];
+  for await (const answer of answers) all.push(answer);
+  if (all.length !== 1) throw new Error(`${all.length} answers to one message`);
+  return all[0]!;
 }
 
 /** An event that a runner reports, told from others by its text. */
