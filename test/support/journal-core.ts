@@ -1,7 +1,7 @@
 /** The journal and the runners' side of it on a real database, without a port, a sandbox or an agent: the test is the runner. */
 import { hash } from "node:crypto";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import { type Client, createClient, createRouterTransport } from "@connectrpc/connect";
+import { type Client, type ConnectRouter, createClient, createRouterTransport } from "@connectrpc/connect";
 import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import { createValidateInterceptor } from "@connectrpc/validate";
 import type { Manifest } from "../../gen/carrel/runner/v1/manifest_pb.ts";
@@ -67,10 +67,21 @@ export async function createJournalCore({ db }: TestDatabase) {
       await journal.change(lease.sessionId, underLease(lease), () => undefined);
       detached.push(lease.sessionId);
     };
-    const parts = { db, journal, feeds, commandStreams, hashToken, userVault, onDetached };
-    return { journal, feeds, reader, commandStreams, clientWith: runnerClients(parts) };
+    const served = runnerService({ db, journal, feeds, commandStreams, hashToken, userVault, onDetached });
+    return { journal, feeds, reader, commandStreams, served, clientWith: runnerClients(served) };
   };
-  const { journal, feeds, reader, commandStreams, clientWith } = serve();
+  const { journal, feeds, reader, commandStreams, served, clientWith } = serve();
+
+  /** Gives the session to a new runner, whatever it had before, as the reconciler does. */
+  const expectRunner = async (sessionId: string): Promise<string> => {
+    const attachToken = newId("box");
+    await db
+      .updateTable("session")
+      .set((e) => ({ epoch: e("epoch", "+", 1), state: "starting", attach_hash: Buffer.from(hashToken(attachToken)), lease_hash: null }))
+      .where("id", "=", sessionId)
+      .execute();
+    return attachToken;
+  };
 
   return {
     ownerId,
@@ -80,6 +91,8 @@ export async function createJournalCore({ db }: TestDatabase) {
     reader,
     detached,
     commandStreams,
+    /** The runners' service, for a server with a port. */
+    served,
     clientWith,
     /** Another process on the same database, which hears of nothing that this one does. */
     otherServer: serve,
@@ -89,14 +102,9 @@ export async function createJournalCore({ db }: TestDatabase) {
       await db.transaction().execute(async (tx) => insertSession(tx, { id, ownerId, ...none }));
       return id;
     },
-    /** Gives the session to a new runner, whatever it had before, as the reconciler does. */
+    expectRunner,
     async attach(sessionId: string): Promise<Runner> {
-      const attachToken = newId("box");
-      await db
-        .updateTable("session")
-        .set((e) => ({ epoch: e("epoch", "+", 1), state: "starting", attach_hash: Buffer.from(hashToken(attachToken)), lease_hash: null }))
-        .where("id", "=", sessionId)
-        .execute();
+      const attachToken = await expectRunner(sessionId);
       let lease = "";
       const client = clientWith(() => lease);
       const { leaseToken, epoch, manifest } = await client.attach({ attachToken });
@@ -134,9 +142,8 @@ const nothingPutAway = () => {
   throw new Error("nothing is put away here");
 };
 
-/** What a runner with this bearer would call through. */
-function runnerClients(parts: RunnerParts) {
-  const routes = createRunnerService({
+function runnerService(parts: RunnerParts) {
+  const service = createRunnerService({
     ...parts,
     assigned: async () => false,
     decide: () => ({ behavior: "ask" }),
@@ -154,10 +161,15 @@ function runnerClients(parts: RunnerParts) {
   });
   const findLease = (lease: Uint8Array) => findByLeaseHash(parts.db, lease);
   const interceptors = [createLeaseInterceptor({ hashToken: parts.hashToken, findLease }), createValidateInterceptor()];
+  return { routes: (router: ConnectRouter) => void router.service(RunnerService, service), interceptors };
+}
+
+/** What a runner with this bearer would call through. */
+function runnerClients({ routes, interceptors }: ReturnType<typeof runnerService>) {
   return (bearer: () => string): RunnerClient => {
     const client = createClient(
       RunnerService,
-      createRouterTransport((router) => router.service(RunnerService, routes), {
+      createRouterTransport(routes, {
         router: { interceptors },
         transport: {
           interceptors: [
