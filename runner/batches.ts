@@ -3,14 +3,14 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { type Client, Code, ConnectError } from "@connectrpc/connect";
 import { createWritableIterable } from "@connectrpc/connect/protocol";
 import {
-  type AppendEventsRequest,
-  AppendEventsRequestSchema,
-  type AppendEventsResponse,
+  type ReportEventsRequest,
+  ReportEventsRequestSchema,
+  type ReportEventsResponse,
   type RunnerService,
 } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 
 /** What goes with the events of a batch. */
-export type BatchHead = Omit<AppendEventsRequest, "$typeName" | "$unknown" | "events">;
+export type BatchHead = Omit<ReportEventsRequest, "$typeName" | "$unknown" | "events">;
 
 /**
  * Sends batches of encoded events, one at a time, in one stream that stays open: a call of its own costs five times as much as
@@ -18,7 +18,7 @@ export type BatchHead = Omit<AppendEventsRequest, "$typeName" | "$unknown" | "ev
  */
 export function createBatchCall(client: Client<typeof RunnerService>) {
   let open: BatchStream | undefined;
-  return async (head: BatchHead, events: readonly Uint8Array[]): Promise<AppendEventsResponse> => {
+  return async (head: BatchHead, events: readonly Uint8Array[]): Promise<ReportEventsResponse> => {
     const stream = (open ??= openStream(client));
     open = undefined;
     stream.send(requestOf(head, events));
@@ -29,11 +29,11 @@ export function createBatchCall(client: Client<typeof RunnerService>) {
   };
 }
 
-type BatchStream = { send(batch: AppendEventsRequest): void; answers: AsyncIterator<AppendEventsResponse> };
+type BatchStream = { send(batch: ReportEventsRequest): void; answers: AsyncIterator<ReportEventsResponse> };
 
 function openStream(client: Client<typeof RunnerService>): BatchStream {
-  const requests = createWritableIterable<AppendEventsRequest>();
-  const answers = client.appendEvents(requests)[Symbol.asyncIterator]();
+  const requests = createWritableIterable<ReportEventsRequest>();
+  const answers = client.reportEvents(requests)[Symbol.asyncIterator]();
   return {
     answers,
     // Why a batch could not be written is told where its answer is waited for.
@@ -41,14 +41,14 @@ function openStream(client: Client<typeof RunnerService>): BatchStream {
   };
 }
 
-function requestOf(head: BatchHead, events: readonly Uint8Array[]): AppendEventsRequest {
-  const request = create(AppendEventsRequestSchema, head);
+function requestOf(head: BatchHead, events: readonly Uint8Array[]): ReportEventsRequest {
+  const request = create(ReportEventsRequestSchema, head);
   request.$unknown = events.map(encodedEvent);
   return request;
 }
 
 /** Fields that a message does not know are written as they are: so an event is encoded once, for the spool and for its batch. */
 function encodedEvent(event: Uint8Array): UnknownField {
-  const { number: no } = AppendEventsRequestSchema.field.events;
+  const { number: no } = ReportEventsRequestSchema.field.events;
   return { no, wireType: WireType.LengthDelimited, data: new BinaryWriter().bytes(event).finish() };
 }

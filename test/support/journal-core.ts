@@ -5,7 +5,7 @@ import { type Client, type ConnectRouter, createClient, createRouterTransport } 
 import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import { createValidateInterceptor } from "@connectrpc/validate";
 import type { Manifest } from "../../gen/carrel/runner/v1/manifest_pb.ts";
-import { type AppendEventsRequestSchema, type AppendEventsResponse, RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
+import { type ReportEventsRequestSchema, type ReportEventsResponse, RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { AnswerApprovalRequestSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { answerApproval } from "../../server/channel/answers.ts";
 import { newId, newUuid } from "../../server/ids.ts";
@@ -28,8 +28,8 @@ import { createVault } from "../../server/vault/vault.ts";
 import type { TestDatabase } from "./postgres.ts";
 
 /** The runner's calls, where a batch of events is a call with one answer: the one message of a stream. */
-export type RunnerClient = Omit<Client<typeof RunnerService>, "appendEvents"> & {
-  appendEvents(batch: MessageInitShape<typeof AppendEventsRequestSchema>): Promise<AppendEventsResponse>;
+export type RunnerClient = Omit<Client<typeof RunnerService>, "reportEvents"> & {
+  reportEvents(batch: MessageInitShape<typeof ReportEventsRequestSchema>): Promise<ReportEventsResponse>;
 };
 
 export type Runner = {
@@ -181,7 +181,7 @@ function runnerClients({ routes, interceptors }: ReturnType<typeof runnerService
         },
       }),
     );
-    return { ...client, appendEvents: (batch) => onlyAnswer(client.appendEvents(createAsyncIterable([batch]))) };
+    return { ...client, reportEvents: (batch) => onlyAnswer(client.reportEvents(createAsyncIterable([batch]))) };
   };
 }
 

@@ -143,8 +143,8 @@ const calls = {};
 const message = (sessionId) => ({ sessionId, epoch: 1, firstRunnerSeq: 1, events: [] });
 for (const [name, token] of Object.entries({ nobody: undefined, phantom: options.phantom, ...options.strangers })) {
   const bearer = token && `Bearer ${token}`;
-  calls[`${name}: append to its own session`] = await rpc(`${service}/AppendEvents`, message(options.session), bearer, true);
-  calls[`${name}: append to another session`] = await rpc(`${service}/AppendEvents`, message(options.otherSession), bearer, true);
+  calls[`${name}: append to its own session`] = await rpc(`${service}/ReportEvents`, message(options.session), bearer, true);
+  calls[`${name}: append to another session`] = await rpc(`${service}/ReportEvents`, message(options.otherSession), bearer, true);
   calls[`${name}: detach another session`] = await rpc(
     `${service}/Detach`,
     { sessionId: options.otherSession, epoch: 1, reason: "x", exitCode: 0 },
