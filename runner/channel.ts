@@ -1,6 +1,6 @@
 import net from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import type { Command } from "../gen/carrel/runner/v1/command_pb.ts";
@@ -10,13 +10,12 @@ import {
   type AttachResponse,
   type PushDeltasRequest,
   PushDeltasRequestSchema,
-  type RunnerEvent,
-  RunnerEventSchema,
   RunnerService,
 } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
-import { withinLimit } from "./limit.ts";
+import { createBatchCall } from "./batches.ts";
+import { encodeWithinLimit } from "./limit.ts";
 import { createSnapshotCalls, type SnapshotCalls } from "./snapshots.ts";
 import { openSpool, type Spool } from "./spool.ts";
 import type { DeltaInit, PayloadKind } from "./translate.ts";
@@ -108,21 +107,22 @@ function createAppender(
   heartbeatMs: number,
   ackedCommandId: () => number,
 ) {
-  const waiting: { event: RunnerEvent; bytes: number }[] = [];
+  const waiting: Uint8Array[] = [];
   let waitingBytes = 0;
   let committed = 0;
   let sending: Promise<void> | undefined;
   let failure: unknown;
   let lastSent = performance.now();
+  const sendBatch = createBatchCall(client);
 
   const send = async (): Promise<void> => {
     do {
       const events = nextBatch(waiting);
       const answer = await persistently(() =>
-        client.appendEvents({ ...lease, firstRunnerSeq: committed + 1, events, ackedCommandId: ackedCommandId() }),
+        sendBatch({ ...lease, firstRunnerSeq: committed + 1, ackedCommandId: ackedCommandId() }, events),
       );
       const taken = waiting.splice(0, Math.max(0, answer.lastRunnerSeq - committed));
-      for (const { bytes } of taken) waitingBytes -= bytes;
+      for (const { length } of taken) waitingBytes -= length;
       spool.acknowledge(taken.length);
       committed = Math.max(committed, answer.lastRunnerSeq);
       lastSent = performance.now();
@@ -146,14 +146,9 @@ function createAppender(
 
   return {
     append(kinds: readonly PayloadKind[]): void {
-      const encoded = kinds.map((kind) => {
-        const payload = withinLimit(create(EventPayloadSchema, { kind }));
-        const event = create(RunnerEventSchema, { createdAtMs: Date.now(), payload });
-        const bytes = toBinary(RunnerEventSchema, event);
-        waiting.push({ event, bytes: bytes.length });
-        waitingBytes += bytes.length;
-        return bytes;
-      });
+      const encoded = kinds.map((kind) => encodeWithinLimit(Date.now(), create(EventPayloadSchema, { kind })));
+      for (const { length } of encoded) waitingBytes += length;
+      waiting.push(...encoded);
       // Before they are sent: whatever happens to this process now, they are told once.
       spool.append(encoded);
       if (waitingBytes > mostWaitingBytes) throw new Error("the control plane has been away for too long: too many events wait");
@@ -168,12 +163,10 @@ function createAppender(
   };
 }
 
-function nextBatch(waiting: readonly { event: RunnerEvent; bytes: number }[]): RunnerEvent[] {
+function nextBatch(waiting: readonly Uint8Array[]): Uint8Array[] {
   let bytes = 0;
-  const end = waiting.findIndex(
-    (item, index) => index > 0 && (index >= batchEvents || (bytes += item.bytes) + waiting[0]!.bytes > batchBytes),
-  );
-  return waiting.slice(0, end < 0 ? batchEvents : end).map(({ event }) => event);
+  const end = waiting.findIndex(({ length }, index) => (bytes += length) > batchBytes && index > 0);
+  return waiting.slice(0, end < 0 ? batchEvents : Math.min(end, batchEvents));
 }
 
 /** 0 when fenced: the session goes on without this runner, and nothing is wrong. */

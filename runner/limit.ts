@@ -1,5 +1,6 @@
 import { create, fromJson, type JsonValue, toBinary, toJson } from "@bufbuild/protobuf";
 import { ValueSchema } from "@bufbuild/protobuf/wkt";
+import { RunnerEventSchema } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { type EventPayload, EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 
 /** The largest event of a log, in bytes. The agent's own record has everything; the log says what it left out. */
@@ -8,15 +9,13 @@ const eventBytes = 1024 * 1024;
 const keptCharacters = 64 * 1024;
 const perValue = 100;
 
-/** The payload, or one of its kind with its texts cut so that every client can be shown it. */
-export function withinLimit(payload: EventPayload): EventPayload {
-  if (fits(payload)) return payload;
-  const shorter = shortened(payload);
-  return fits(shorter) ? shorter : tooLarge(payload);
-}
-
-function fits(payload: EventPayload): boolean {
-  return toBinary(EventPayloadSchema, payload).length <= eventBytes;
+/** The event's bytes; of one that is too large, those of one of its kind with its texts cut so that every client can be shown it. */
+export function encodeWithinLimit(createdAtMs: number, payload: EventPayload): Uint8Array {
+  const encode = (shown: EventPayload) => toBinary(RunnerEventSchema, create(RunnerEventSchema, { createdAtMs, payload: shown }));
+  const whole = encode(payload);
+  if (whole.length <= eventBytes) return whole;
+  const shorter = encode(shortened(payload));
+  return shorter.length <= eventBytes ? shorter : encode(tooLarge(payload));
 }
 
 function tooLarge({ kind }: EventPayload): EventPayload {

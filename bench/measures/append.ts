@@ -7,7 +7,7 @@ import { inTurns, median } from "../support/statistics.ts";
 const sessions = 8;
 const batch = { batchEvents: 20, payloadBytes: 300 };
 
-/** AppendEvents from sandboxes through their sockets; the floor inserts the same batch by as many connections. */
+/** ReportEvents from sandboxes through their sockets; the floor inserts the same batch by as many connections. */
 export const append: Measure = {
   name: "append",
   async run(lab) {

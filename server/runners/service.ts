@@ -3,7 +3,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { Kysely } from "kysely";
 import { type Command, CommandSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
 import {
-  type AppendEventsRequest,
+  type ReportEventsRequest,
   type RunnerService,
   type WatchCommandsResponse,
   WatchCommandsResponseSchema,
@@ -64,11 +64,8 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
       return attach(deps, attachToken, context.values.get(socketBoxKey));
     },
     watchCommands: (request, context) => follow(deps, requireLease(context, request), request.afterCommandId, context.signal),
-    async appendEvents(request, context) {
-      const lease = requireLease(context, request);
-      // A turn is billed before it ends.
-      if (endsTurn(request)) await deps.settled(lease.sessionId);
-      return deps.journal.changeOptimistically(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
+    async *reportEvents(requests, context) {
+      for await (const request of requests) yield await appendUnder(deps, requireLease(context, request), request);
     },
     async pushDeltas(requests, context) {
       for await (const request of requests) deps.feeds.pushDeltas(requireLease(context, request).sessionId, request.deltas);
@@ -180,7 +177,13 @@ async function readCommands(deps: RunnerServiceDeps, lease: Lease, cursor: numbe
   return rows.map(({ id, payload }) => fromBinary(CommandSchema, openBytes(vault, lease.sessionId, `command/${id}`, payload)));
 }
 
-async function append(deps: RunnerServiceDeps, change: Change, request: AppendEventsRequest) {
+async function appendUnder(deps: RunnerServiceDeps, lease: Lease, request: ReportEventsRequest) {
+  // A turn is billed before it ends.
+  if (endsTurn(request)) await deps.settled(lease.sessionId);
+  return deps.journal.changeOptimistically(lease.sessionId, underLease(lease), (change) => append(deps, change, request));
+}
+
+async function append(deps: RunnerServiceDeps, change: Change, request: ReportEventsRequest) {
   const { session } = change;
   await report(change, request);
   if (request.ackedCommandId > session.acked_command_id) {

@@ -184,7 +184,7 @@ describe("a runner that reports through two servers, while people write through 
     const clients = [runner.client, other.clientWith(() => runner.leaseToken)];
     const report = (first: number, count: number, client = clients[first % 2]!) => {
       const events = Array.from({ length: count }, (_, index) => said(`r${first + index}`));
-      return client.appendEvents({ sessionId, epoch: runner.epoch, firstRunnerSeq: first, events });
+      return client.reportEvents({ sessionId, epoch: runner.epoch, firstRunnerSeq: first, events });
     };
     const reports = (async () => {
       for (let first = 1; first <= 100; first += 2) {
@@ -219,13 +219,13 @@ describe("a runner that reports through two servers, while people write through 
       firstRunnerSeq,
       events: [{ createdAtMs: Date.now(), payload }],
     });
-    for (const first of [1, 2, 3]) await stale.client.appendEvents(batch(first));
+    for (const first of [1, 2, 3]) await stale.client.reportEvents(batch(first));
     const fresh = await core.attach(sessionId);
-    await expect(stale.client.appendEvents(batch(4))).rejects.toThrow("no longer holds the lease");
+    await expect(stale.client.reportEvents(batch(4))).rejects.toThrow("no longer holds the lease");
     const first = { ...batch(1), epoch: fresh.epoch };
-    expect((await fresh.client.appendEvents(first)).lastRunnerSeq).toBe(1);
-    expect((await fresh.client.appendEvents(first)).lastRunnerSeq).toBe(1);
-    await expect(stale.client.appendEvents(batch(4))).rejects.toThrow("no longer holds the lease");
+    expect((await fresh.client.reportEvents(first)).lastRunnerSeq).toBe(1);
+    expect((await fresh.client.reportEvents(first)).lastRunnerSeq).toBe(1);
+    await expect(stale.client.reportEvents(batch(4))).rejects.toThrow("no longer holds the lease");
     await checkRows(sessionId);
   });
 });

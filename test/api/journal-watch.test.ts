@@ -51,7 +51,7 @@ test("readers see one log, in order and whole, whichever way its events take and
   let sent = 0;
   const append = async (count: number): Promise<void> => {
     const events = Array.from({ length: count }, (_, index) => said(`s${sent + index + 1}`));
-    const { lastRunnerSeq } = await client.appendEvents({ sessionId, epoch, firstRunnerSeq: sent + 1, events });
+    const { lastRunnerSeq } = await client.reportEvents({ sessionId, epoch, firstRunnerSeq: sent + 1, events });
     sent = lastRunnerSeq;
   };
   await append(30);
@@ -89,6 +89,6 @@ test("deltas take the same ways, and none comes after the event they were pieces
     core.feeds.pushDeltas(sessionId, [create(DeltaSchema, { blockId: "whole", offset, text })]);
     await sleep(10);
   }
-  await client.appendEvents({ sessionId, epoch, firstRunnerSeq: 1, events: [said("whole")] });
+  await client.reportEvents({ sessionId, epoch, firstRunnerSeq: 1, events: [said("whole")] });
   for (const seen of await watching) expect(seen).toEqual(["synced", "a", "b", "c", before + 1]);
 });

@@ -141,7 +141,7 @@ describe("the log of a session, with the test as its runner", () => {
     const sessionId = await core.openSession();
     const runner = await core.attach(sessionId);
     const append = (first: number, texts: string[], epoch = runner.epoch) =>
-      runner.client.appendEvents({ sessionId, epoch, firstRunnerSeq: first, events: texts.map(said) });
+      runner.client.reportEvents({ sessionId, epoch, firstRunnerSeq: first, events: texts.map(said) });
     return { sessionId, runner, append };
   }
 
@@ -210,8 +210,8 @@ describe("the log of a session, with the test as its runner", () => {
     const lastSeq = (await rowsOf(sessionId)).length;
     for (const epoch of [stale.epoch, fresh.epoch]) {
       const lease = { sessionId, epoch };
-      expect(await outcome(stale.client.appendEvents({ ...lease, firstRunnerSeq: 2, events: [said("zombie")] }))).toBe("FENCED");
-      expect(await outcome(stale.client.appendEvents({ ...lease, firstRunnerSeq: 0, events: [] }))).toBe("FENCED");
+      expect(await outcome(stale.client.reportEvents({ ...lease, firstRunnerSeq: 2, events: [said("zombie")] }))).toBe("FENCED");
+      expect(await outcome(stale.client.reportEvents({ ...lease, firstRunnerSeq: 0, events: [] }))).toBe("FENCED");
       expect(await outcome(stale.client.decideTool({ ...lease, toolUseId: "t", toolName: "Bash", input: {} }))).toBe("FENCED");
       expect(await outcome(stale.client.detach({ ...lease, reason: "x", exitCode: 0 }))).toBe("FENCED");
       expect(
@@ -226,7 +226,7 @@ describe("the log of a session, with the test as its runner", () => {
     expect(core.detached).not.toContain(sessionId);
     // The new one counts from the start, and its first number is not taken for the old one's.
     expect(
-      (await fresh.client.appendEvents({ sessionId, epoch: fresh.epoch, firstRunnerSeq: 1, events: [said("new")] })).lastRunnerSeq,
+      (await fresh.client.reportEvents({ sessionId, epoch: fresh.epoch, firstRunnerSeq: 1, events: [said("new")] })).lastRunnerSeq,
     ).toBe(1);
     expect(await textsOf(sessionId)).toEqual(["mine", "new"]);
   });
@@ -235,13 +235,13 @@ describe("the log of a session, with the test as its runner", () => {
     const [one, other] = [await started(), await started()];
     expect(
       await outcome(
-        one.runner.client.appendEvents({ sessionId: other.sessionId, epoch: other.runner.epoch, firstRunnerSeq: 1, events: [said("x")] }),
+        one.runner.client.reportEvents({ sessionId: other.sessionId, epoch: other.runner.epoch, firstRunnerSeq: 1, events: [said("x")] }),
       ),
     ).toBe("FENCED");
     for (const token of ["", "clt_guess", "sk-ant-carrel-guess", "eyJhbGciOiJFZERTQSJ9.e30.x"]) {
       expect(
         await outcome(
-          core.clientWith(() => token).appendEvents({ sessionId: one.sessionId, epoch: one.runner.epoch, firstRunnerSeq: 1, events: [] }),
+          core.clientWith(() => token).reportEvents({ sessionId: one.sessionId, epoch: one.runner.epoch, firstRunnerSeq: 1, events: [] }),
         ),
       ).toBe("FENCED");
     }
@@ -265,7 +265,7 @@ describe("the log of a session, with the test as its runner", () => {
       const event = { createdAtMs: Date.now(), payload: create(EventPayloadSchema, { kind }) };
       expect([
         kind.case,
-        await outcome(runner.client.appendEvents({ sessionId, epoch: runner.epoch, firstRunnerSeq: 1, events: [said("before"), event] })),
+        await outcome(runner.client.reportEvents({ sessionId, epoch: runner.epoch, firstRunnerSeq: 1, events: [said("before"), event] })),
       ]).toEqual([kind.case, "INVALID_ARGUMENT"]);
     }
     // Nothing of a refused batch stays, not even what came before the forged event.
@@ -276,7 +276,7 @@ describe("the log of a session, with the test as its runner", () => {
     const { sessionId, runner } = await started();
     const times = [Number.NaN, Number.POSITIVE_INFINITY, -1e300, 8.65e15, -1, 0];
     const events = times.map((createdAtMs, index) => ({ ...said(`t${index}`), createdAtMs }));
-    expect(await outcome(runner.client.appendEvents({ sessionId, epoch: runner.epoch, firstRunnerSeq: 1, events }))).toBe("done");
+    expect(await outcome(runner.client.reportEvents({ sessionId, epoch: runner.epoch, firstRunnerSeq: 1, events }))).toBe("done");
     expect(await textsOf(sessionId)).toHaveLength(times.length);
   });
 

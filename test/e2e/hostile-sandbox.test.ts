@@ -216,7 +216,7 @@ type Reach = {
   control: number[];
   paths: Record<string, (number | string)[]>;
   tokens: Record<string, (number | string)[]>;
-  calls: Record<string, { status: number; text: string } | string>;
+  calls: Record<string, { answered: boolean; status: number; text: string } | string>;
   names: Record<string, string>;
   tcp: Record<string, string>;
   unix: Record<string, string>;
@@ -286,7 +286,7 @@ test("from inside, nothing is reached but the model, by its two paths and with t
   ).toEqual([]);
   expect(reach.tokens).toEqual({ stolen: [401], victim: [401], key: [401], person: [401], lease: [401], attach: [401], empty: [401] });
   // The lease of its own runner is the agent's to misuse, for its own session and for no other.
-  const answered = Object.entries(reach.calls).filter(([, answer]) => typeof answer === "object" && answer.status < 400);
+  const answered = Object.entries(reach.calls).filter(([, answer]) => typeof answer === "object" && answer.answered);
   expect(answered.map(([name]) => name)).toEqual(["stolen: append to its own session"]);
   expect(Object.values(reach.calls).filter((answer) => typeof answer === "object").length).toBeGreaterThan(15);
 

@@ -1,10 +1,11 @@
 /** The journal and the runners' side of it on a real database, without a port, a sandbox or an agent: the test is the runner. */
 import { hash } from "node:crypto";
-import { create } from "@bufbuild/protobuf";
-import { type Client, createClient, createRouterTransport } from "@connectrpc/connect";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { type Client, type ConnectRouter, createClient, createRouterTransport } from "@connectrpc/connect";
+import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import { createValidateInterceptor } from "@connectrpc/validate";
 import type { Manifest } from "../../gen/carrel/runner/v1/manifest_pb.ts";
-import { RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
+import { type ReportEventsRequestSchema, type ReportEventsResponse, RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { AnswerApprovalRequestSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { answerApproval } from "../../server/channel/answers.ts";
 import { newId, newUuid } from "../../server/ids.ts";
@@ -26,8 +27,13 @@ import { createVaultStore } from "../../server/vault/store.ts";
 import { createVault } from "../../server/vault/vault.ts";
 import type { TestDatabase } from "./postgres.ts";
 
+/** The runner's calls, where a batch of events is a call with one answer: the one message of a stream. */
+export type RunnerClient = Omit<Client<typeof RunnerService>, "reportEvents"> & {
+  reportEvents(batch: MessageInitShape<typeof ReportEventsRequestSchema>): Promise<ReportEventsResponse>;
+};
+
 export type Runner = {
-  client: Client<typeof RunnerService>;
+  client: RunnerClient;
   sessionId: string;
   epoch: number;
   leaseToken: string;
@@ -61,10 +67,21 @@ export async function createJournalCore({ db }: TestDatabase) {
       await journal.change(lease.sessionId, underLease(lease), () => undefined);
       detached.push(lease.sessionId);
     };
-    const parts = { db, journal, feeds, commandStreams, hashToken, userVault, onDetached };
-    return { journal, feeds, reader, commandStreams, clientWith: runnerClients(parts) };
+    const served = runnerService({ db, journal, feeds, commandStreams, hashToken, userVault, onDetached });
+    return { journal, feeds, reader, commandStreams, served, clientWith: runnerClients(served) };
   };
-  const { journal, feeds, reader, commandStreams, clientWith } = serve();
+  const { journal, feeds, reader, commandStreams, served, clientWith } = serve();
+
+  /** Gives the session to a new runner, whatever it had before, as the reconciler does. */
+  const expectRunner = async (sessionId: string): Promise<string> => {
+    const attachToken = newId("box");
+    await db
+      .updateTable("session")
+      .set((e) => ({ epoch: e("epoch", "+", 1), state: "starting", attach_hash: Buffer.from(hashToken(attachToken)), lease_hash: null }))
+      .where("id", "=", sessionId)
+      .execute();
+    return attachToken;
+  };
 
   return {
     ownerId,
@@ -74,6 +91,8 @@ export async function createJournalCore({ db }: TestDatabase) {
     reader,
     detached,
     commandStreams,
+    /** The runners' service, for a server with a port. */
+    served,
     clientWith,
     /** Another process on the same database, which hears of nothing that this one does. */
     otherServer: serve,
@@ -83,14 +102,9 @@ export async function createJournalCore({ db }: TestDatabase) {
       await db.transaction().execute(async (tx) => insertSession(tx, { id, ownerId, ...none }));
       return id;
     },
-    /** Gives the session to a new runner, whatever it had before, as the reconciler does. */
+    expectRunner,
     async attach(sessionId: string): Promise<Runner> {
-      const attachToken = newId("box");
-      await db
-        .updateTable("session")
-        .set((e) => ({ epoch: e("epoch", "+", 1), state: "starting", attach_hash: Buffer.from(hashToken(attachToken)), lease_hash: null }))
-        .where("id", "=", sessionId)
-        .execute();
+      const attachToken = await expectRunner(sessionId);
       let lease = "";
       const client = clientWith(() => lease);
       const { leaseToken, epoch, manifest } = await client.attach({ attachToken });
@@ -128,9 +142,8 @@ const nothingPutAway = () => {
   throw new Error("nothing is put away here");
 };
 
-/** What a runner with this bearer would call through. */
-function runnerClients(parts: RunnerParts) {
-  const routes = createRunnerService({
+function runnerService(parts: RunnerParts) {
+  const service = createRunnerService({
     ...parts,
     assigned: async () => false,
     decide: () => ({ behavior: "ask" }),
@@ -148,10 +161,15 @@ function runnerClients(parts: RunnerParts) {
   });
   const findLease = (lease: Uint8Array) => findByLeaseHash(parts.db, lease);
   const interceptors = [createLeaseInterceptor({ hashToken: parts.hashToken, findLease }), createValidateInterceptor()];
-  return (bearer: () => string): Client<typeof RunnerService> =>
-    createClient(
+  return { routes: (router: ConnectRouter) => void router.service(RunnerService, service), interceptors };
+}
+
+/** What a runner with this bearer would call through. */
+function runnerClients({ routes, interceptors }: ReturnType<typeof runnerService>) {
+  return (bearer: () => string): RunnerClient => {
+    const client = createClient(
       RunnerService,
-      createRouterTransport((router) => router.service(RunnerService, routes), {
+      createRouterTransport(routes, {
         router: { interceptors },
         transport: {
           interceptors: [
@@ -163,6 +181,15 @@ function runnerClients(parts: RunnerParts) {
         },
       }),
     );
+    return { ...client, reportEvents: (batch) => onlyAnswer(client.reportEvents(createAsyncIterable([batch]))) };
+  };
+}
+
+async function onlyAnswer<T>(answers: AsyncIterable<T>): Promise<T> {
+  const all: T[] = [];
+  for await (const answer of answers) all.push(answer);
+  if (all.length !== 1) throw new Error(`${all.length} answers to one message`);
+  return all[0]!;
 }
 
 /** An event that a runner reports, told from others by its text. */

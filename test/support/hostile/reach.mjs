@@ -46,7 +46,7 @@ const request = (line, token = options.phantom, more = "") =>
     `${line} HTTP/1.1\r\nhost: x\r\nx-api-key: ${token}\r\nanthropic-version: 2023-06-01\r\ncontent-type: application/json\r\n${more}content-length: ${body.length}\r\n\r\n${body}`,
   );
 
-function rpc(path, message, authorization) {
+function rpc(path, message, authorization, streams = false) {
   return new Promise((resolve) => {
     const session = http2.connect(`http://127.0.0.1:${options.gateway}`);
     const end = (what) => {
@@ -58,17 +58,29 @@ function rpc(path, message, authorization) {
     const stream = session.request({
       ":method": "POST",
       ":path": path,
-      "content-type": "application/json",
+      "content-type": streams ? "application/connect+json" : "application/json",
       ...(authorization ? { authorization } : {}),
     });
     let status;
-    let text = "";
+    const chunks = [];
     stream.on("response", (headers) => (status = headers[":status"]));
-    stream.on("data", (chunk) => (text += chunk));
+    stream.on("data", (chunk) => chunks.push(chunk));
     stream.on("error", (error) => end(error.code ?? "failed"));
-    stream.on("end", () => end({ status, text: text.slice(0, 300) }));
-    stream.end(JSON.stringify(message));
+    stream.on("end", () => {
+      const body = Buffer.concat(chunks);
+      // A stream that refuses begins with its end, which is marked.
+      end({ answered: status < 400 && !(streams && body[0] !== 0), status, text: body.toString().slice(0, 300) });
+    });
+    stream.end(streams ? envelope(message) : JSON.stringify(message));
   });
+}
+
+/** A message of a stream: no flags, its length, itself. */
+function envelope(message) {
+  const body = Buffer.from(JSON.stringify(message));
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(body.length, 1);
+  return Buffer.concat([head, body]);
 }
 
 const lines = [
@@ -131,8 +143,8 @@ const calls = {};
 const message = (sessionId) => ({ sessionId, epoch: 1, firstRunnerSeq: 1, events: [] });
 for (const [name, token] of Object.entries({ nobody: undefined, phantom: options.phantom, ...options.strangers })) {
   const bearer = token && `Bearer ${token}`;
-  calls[`${name}: append to its own session`] = await rpc(`${service}/AppendEvents`, message(options.session), bearer);
-  calls[`${name}: append to another session`] = await rpc(`${service}/AppendEvents`, message(options.otherSession), bearer);
+  calls[`${name}: append to its own session`] = await rpc(`${service}/ReportEvents`, message(options.session), bearer, true);
+  calls[`${name}: append to another session`] = await rpc(`${service}/ReportEvents`, message(options.otherSession), bearer, true);
   calls[`${name}: detach another session`] = await rpc(
     `${service}/Detach`,
     { sessionId: options.otherSession, epoch: 1, reason: "x", exitCode: 0 },
