@@ -1,6 +1,6 @@
 // What becomes of a turn whose runner is lost.
 import type { Change } from "../journal/journal.ts";
-import { closeOpenPauses } from "../journal/pauses.ts";
+import { closeOpenPauses, openApproval } from "../journal/pauses.ts";
 import { openEvent } from "../journal/seal.ts";
 import { listEventRows, listOpenPauses } from "../journal/store.ts";
 import { continueTurn, finishTurn, repeatTurn } from "../journal/turns.ts";
@@ -28,7 +28,7 @@ export async function settleTurn(change: Change): Promise<void> {
 const asksAgain =
   "This session was restarted while a tool call waited for a person's answer. The call did not run. Go on with the task from there, and make the call again if it is still needed.";
 
-/** Whether people were asked and nothing else is unfinished. */
+/** Whether people were asked and nothing else is unfinished. A sub-agent that asked was at work, and is lost. */
 async function onlyWaited({ tx, session, vault }: Change): Promise<boolean> {
   if (session.turn === 0 || session.pending_count === 0) return false;
   const unfinished = new Set<string>();
@@ -43,6 +43,8 @@ async function onlyWaited({ tx, session, vault }: Change): Promise<boolean> {
     if (!last) break;
     after = last.seq;
   }
-  for (const { id } of await listOpenPauses(tx, session.id)) unfinished.delete(id);
-  return unfinished.size === 0;
+  const open = await listOpenPauses(tx, session.id);
+  for (const { id } of open) unfinished.delete(id);
+  const bySubAgent = open.some((pause) => pause.kind === "approval" && openApproval(vault, pause).parentToolUseId !== "");
+  return unfinished.size === 0 && !bySubAgent;
 }

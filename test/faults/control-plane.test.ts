@@ -5,6 +5,7 @@ import { createInstallation, type Installation } from "../support/carrel.ts";
 import { type Keeper, keepServer } from "../support/keeper.ts";
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
+import { repeated } from "../support/repeated.ts";
 import { destroySandboxes, isRunning, processOf } from "../support/sandboxes.ts";
 import { unlimited } from "../support/unlimited.ts";
 import { ofKind, type Watcher, watch } from "../support/watcher.ts";
@@ -28,18 +29,6 @@ afterAll(async () => {
 
 async function terminate(sessionId: string): Promise<void> {
   await repeated(() => person.sessions.terminateSession({ sessionId }));
-}
-
-/** What a careful client does with a call that got no answer. Every call here may be repeated. */
-async function repeated<T>(call: () => Promise<T>): Promise<T> {
-  for (let attempts = 1; ; attempts += 1) {
-    try {
-      return await call();
-    } catch (error) {
-      if (attempts >= 200) throw error;
-      await sleep(50);
-    }
-  }
 }
 
 /** Ends the session and checks what it leaves: the whole log, seen by the watcher exactly as it is stored. */

@@ -5,6 +5,7 @@ import { createInstallation, type Installation } from "../support/carrel.ts";
 import { type Keeper, keepServer } from "../support/keeper.ts";
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
+import { repeated } from "../support/repeated.ts";
 import { destroySandboxes, leftovers, processesOf } from "../support/sandboxes.ts";
 import { unlimited } from "../support/unlimited.ts";
 import { ofKind, type Watcher, watch } from "../support/watcher.ts";
@@ -28,18 +29,6 @@ afterAll(async () => {
   await destroySandboxes(installation);
   await installation?.remove();
 });
-
-/** What a careful client does with a call that got no answer. Every call here may be repeated. */
-async function repeated<T>(call: () => Promise<T>): Promise<T> {
-  for (let attempts = 1; ; attempts += 1) {
-    try {
-      return await call();
-    } catch (error) {
-      if (attempts >= 200) throw error;
-      await sleep(50);
-    }
-  }
-}
 
 async function detailOf(sessionId: string): Promise<SessionDetail> {
   return (await repeated(() => person.sessions.getSession({ sessionId }))).session!.detail;
