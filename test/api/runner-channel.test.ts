@@ -1,5 +1,6 @@
 /** The runner's channel on the real service, over a socket that is cut as a server's end cuts it. */
-import http2, { type ServerHttp2Session } from "node:http2";
+import http2 from "node:http2";
+import type { Socket } from "node:net";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
@@ -11,7 +12,7 @@ import { makeTemporaryDirectory, removeDirectory } from "../support/temporary.ts
 
 const directory = makeTemporaryDirectory("channel");
 const socketPath = path.join(directory, "carrel.sock");
-const connections = new Set<ServerHttp2Session>();
+const connections = new Set<Socket>();
 
 let database: TestDatabase;
 let core: JournalCore;
@@ -20,9 +21,9 @@ beforeAll(async () => {
   database = await createTestDatabase();
   core = await createJournalCore(database);
   server = http2.createServer(connectNodeAdapter(core.served));
-  server.on("session", (session) => {
-    connections.add(session);
-    session.on("error", () => undefined).on("close", () => connections.delete(session));
+  server.on("connection", (socket: Socket) => {
+    connections.add(socket);
+    socket.on("close", () => connections.delete(socket));
   });
   await new Promise<void>((resolve) => server.listen(socketPath, resolve));
 });
@@ -36,7 +37,7 @@ afterAll(async () => {
 /** False when nothing is open. */
 function cut(): boolean {
   const found = connections.size > 0;
-  for (const connection of connections) connection.socket.destroy();
+  for (const connection of connections) connection.destroy();
   return found;
 }
 
