@@ -22,20 +22,32 @@ export function createBatchCall(client: Client<typeof RunnerService>) {
     const stream = (open ??= openStream(client));
     open = undefined;
     stream.send(requestOf(head, events));
-    const answer = await stream.answers.next();
+    // A stream can end without anybody being told; sent once more, a batch is taken once.
+    const late = setTimeout(stream.cut, answerMs);
+    const answer = await stream.answers.next().finally(() => clearTimeout(late));
     if (answer.done) throw new ConnectError("the stream ended before its batch was answered", Code.Unavailable);
     open = stream;
     return answer.value;
   };
 }
 
-type BatchStream = { send(batch: ReportEventsRequest): void; answers: AsyncIterator<ReportEventsResponse> };
+/** Longer than a commit ever takes, and shorter than a lease lasts without a heartbeat. */
+const answerMs = 20_000;
+
+type BatchStream = {
+  send(batch: ReportEventsRequest): void;
+  answers: AsyncIterator<ReportEventsResponse>;
+  /** Ends the stream: who waits for an answer is told that it is canceled. */
+  cut(): void;
+};
 
 function openStream(client: Client<typeof RunnerService>): BatchStream {
   const requests = createWritableIterable<ReportEventsRequest>();
-  const answers = client.reportEvents(requests)[Symbol.asyncIterator]();
+  const cutting = new AbortController();
+  const answers = client.reportEvents(requests, { signal: cutting.signal })[Symbol.asyncIterator]();
   return {
     answers,
+    cut: () => cutting.abort(),
     // Why a batch could not be written is told where its answer is waited for.
     send: (batch) => void requests.write(batch).catch(() => undefined),
   };
