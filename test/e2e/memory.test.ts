@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Event } from "../../gen/carrel/v1/event_pb.ts";
 import { MemoryService } from "../../gen/carrel/v1/memory_service_pb.ts";
 import { ProfileService } from "../../gen/carrel/v1/profile_service_pb.ts";
-import { PermissionMode } from "../../gen/carrel/v1/session_pb.ts";
+import { PermissionMode, SessionDetail } from "../../gen/carrel/v1/session_pb.ts";
 import type { App } from "../../server/app.ts";
 import { createInstallation, type Installation, startApp } from "../support/carrel.ts";
 import { type Person, signUp } from "../support/person.ts";
@@ -192,4 +192,19 @@ test("two sessions of one profile at once lose nothing of each other", async () 
   const bank = await bankOf(profileId);
   expect(bank).toMatchObject({ one: "one\n", two: "two\n" });
   expect(bank["both"]).toMatch(/^(one|two)\n$/);
+});
+
+test("what changes in the bank while a session is dormant is there when it comes back", async () => {
+  const profileId = await newProfile("dormant");
+  const { sessionId, watcher, output, end } = await open(profileId, "echo first > .memory/note.md; echo written");
+  expect(await output()).toContain("written");
+  await watcher.untilKind("result");
+  await person.sessions.hibernateSession({ sessionId });
+  await watcher.untilKind("sessionStatus", ({ detail }) => detail === SessionDetail.DORMANT);
+  await memories.putMemory({ profileId, path: "note.md", entry: { content: "changed meanwhile" } });
+  await person.channel.sendPrompt({ sessionId, text: bash("cat .memory/note.md") });
+  await watcher.until(
+    ({ payload }) => payload?.kind.case === "toolResult" && JSON.stringify(payload.kind.value.content).includes("changed meanwhile"),
+  );
+  await end();
 });

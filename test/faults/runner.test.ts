@@ -142,10 +142,13 @@ test("an approval that waits when its runner is killed is asked again by the nex
 test("what a sub-agent asks is withdrawn with its turn when the runner is killed: its other work is lost with it", async () => {
   const sessionId = await open({ asking: true });
   await prompt(sessionId, '[[subagent do this: [[tool Bash {"command":"echo no > f"}]] ]]');
-  const { toolUseId } = await watcher.untilKind("toolApprovalRequest");
+  const agent = await watcher.untilKind("toolApprovalRequest", ({ toolName }) => toolName === "Agent");
+  await person.channel.answerApproval({ sessionId, toolUseId: agent.toolUseId, approved: true });
+  const { toolUseId, parentToolUseId } = await watcher.untilKind("toolApprovalRequest", ({ toolName }) => toolName === "Bash");
+  expect(parentToolUseId).toBe(agent.toolUseId);
   await kill(sessionId, "runner");
-  await watcher.untilKind("result");
-  expect(ofKind(watcher.events, "toolApprovalResolved").map((one) => [one.toolUseId, one.outcome])).toEqual([[toolUseId, 4]]);
+  expect((await watcher.untilKind("result")).subtype).toBe("lost");
+  expect(ofKind(watcher.events, "toolApprovalResolved").find((one) => one.toolUseId === toolUseId)?.outcome).toBe(4);
   await finish(sessionId);
 });
 
