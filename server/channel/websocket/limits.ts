@@ -29,7 +29,7 @@ export const defaultSocketLimits: SocketLimits = {
   idleMs: 60_000,
   pingMs: 30_000,
   historyFrameBytes: 1_000_000,
-  queueBytes: 128 * 1024,
+  queueBytes: 64 * 1024,
   stalledMs: 30_000,
   handshakeMs: 5_000,
   closeMs: 5_000,
