@@ -18,7 +18,7 @@ let profiles: ReturnType<typeof clients>["profiles"];
 let memories: ReturnType<typeof clients>["memories"];
 
 beforeAll(async () => {
-  installation = await createInstallation();
+  installation = await createInstallation({ CARREL_LIMIT_PROFILES: "20" });
   app = await startApp(installation);
   person = await signUp(installation, app.url, "memory@example.com");
   ({ profiles, memories } = clients());
