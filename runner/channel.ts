@@ -15,6 +15,7 @@ import {
 import { EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { createBatchCall } from "./batches.ts";
+import type { Lease } from "./lease.ts";
 import { encodeWithinLimit } from "./limit.ts";
 import { createSnapshotCalls, type SnapshotCalls } from "./snapshots.ts";
 import { openSpool, type Spool } from "./spool.ts";
@@ -97,8 +98,6 @@ export async function openChannel(socketPath: string, attachToken: string, spool
     },
   };
 }
-
-export type Lease = { sessionId: string; epoch: number };
 
 function createAppender(
   client: Client<typeof RunnerService>,

@@ -2,7 +2,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, ConnectError } from "@connectrpc/connect";
 import type { PutSnapshotRequestSchema, RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
-import type { Lease } from "./channel.ts";
+import type { Lease } from "./lease.ts";
 
 /** The channel's calls that carry a session's files and conversation. */
 export type SnapshotCalls = {
