@@ -20,6 +20,7 @@ const deepest = 40;
 const wordEnds = new Set([" ", "\t", "\n", "|", "&", ";", "(", ")", "<", ">", undefined]);
 const plainRun = /[^\s|&;()<>\\'"`$*?[\]{}~]+/y;
 const assignment = /([A-Za-z_][A-Za-z0-9_]*)\+?=/y;
+const name = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const parameter = /\$(?:[A-Za-z_][A-Za-z0-9_]*|[0-9@*#?$!-]|\{(?:[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!-])\})/y;
 const doubleRun = /[^"\\`$]+/y;
 
@@ -36,7 +37,9 @@ export function readWord(cursor: Cursor): Word {
   const word: Word = { value: "", fixed: true, quoted: false, assigns: undefined, danger: undefined };
   const { text } = cursor;
   word.assigns = matchAt(assignment, cursor)?.[1];
+  const start = cursor.at;
   let bracket = false;
+  let subscript = false;
   while (cursor.broken === undefined && !isWordEnd(text[cursor.at])) {
     const run = matchAt(plainRun, cursor);
     if (run) {
@@ -46,10 +49,15 @@ export function readWord(cursor: Cursor): Word {
     }
     const char = text[cursor.at] ?? "";
     // A bracket alone is a literal (`[ -f x ]`); a pair is a file name pattern or the subscript of an array.
-    if (char === "[") bracket = true;
+    if (char === "[") {
+      bracket = true;
+      subscript ||= name.test(text.slice(start, cursor.at));
+    } else if (char === "]") subscript = false;
     if (char === "*" || char === "?" || (char === "]" && bracket)) word.fixed = false;
     piece(cursor, word, char);
   }
+  // Where an assignment may stand, bash reads `name[` up to its bracket, whatever is between: what it runs begins elsewhere.
+  if (subscript && cursor.broken === undefined) unfinished(cursor, "a subscript without its end");
   return word;
 }
 
