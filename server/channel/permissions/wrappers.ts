@@ -61,6 +61,8 @@ export function unwrap(words: readonly Word[]): Unwrapped | undefined {
   if (isOption) return { rest: [], doubt: `an option of ${name} that is not known`, appends: false, external: true };
   let at = options.at;
   let doubt = words.slice(0, at).some((word) => !word.fixed) ? `an argument of ${name} that is not fixed` : undefined;
+  // To the reserved word a quoted option is no option but the command: `time -\p ls` runs `-p`.
+  if (name === "time" && words.slice(1, at).some((word) => word.quoted)) doubt ??= "a quoted option of time";
   if (wrapper.operand && at < words.length) {
     if (!wrapper.operand.test(words[at]?.value ?? "")) doubt ??= `an argument of ${name} that is not understood`;
     at += 1;
