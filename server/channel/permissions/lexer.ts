@@ -112,7 +112,7 @@ function word(lexer: Lexer): void {
   if (!isDescriptor) stage.words.push(read);
 }
 
-const operators = ["<<<", "<<-", "<<", "<&", "<>", "<", ">>", ">&", ">|", ">", "&>>", "&>"];
+const operators = ["<<<", "<<-", "<<", "<&-", ">&-", "<&", "<>", "<", ">>", ">&", ">|", ">", "&>>", "&>"];
 
 function redirection(lexer: Lexer): void {
   const { text } = lexer;
@@ -120,6 +120,8 @@ function redirection(lexer: Lexer): void {
   if (text[lexer.at + 1] === "(") return substitution(lexer);
   const operator = operators.find((each) => text.startsWith(each, lexer.at)) ?? "";
   lexer.at += operator.length;
+  // Whole by itself: what touches it is the next word, perhaps the command (`>&-rm x`).
+  if (operator.endsWith("&-")) return;
   // A line continuation here can glue two operators together (`<\⏎<E` is a here-document).
   if (text.startsWith("\\\n", lexer.at)) return stop(lexer, "a line continuation inside an operator");
   while (isBlank(text[lexer.at]) || text.startsWith("\\\n", lexer.at)) lexer.at += text[lexer.at] === "\\" ? 2 : 1;
