@@ -6,8 +6,10 @@ import { anyCommand, brokenCommand } from "./commands.ts";
 import { type Execution, openRecordingShell, type RecordingShell } from "./recording-shell.ts";
 
 /** How many random commands bash runs; CARREL_TEST_SHELL_COMMANDS=20000 is the long form. */
-const total = Number(process.env["CARREL_TEST_SHELL_COMMANDS"] ?? 3_000);
-const seed = Number(process.env["CARREL_TEST_SEED"] ?? Date.now() % 1_000_000_000);
+const long = process.env["CARREL_TEST_SHELL_COMMANDS"];
+const total = Number(long ?? 3_000);
+/** The long form looks for what nobody knows yet; the short one says whether what is known still holds. */
+const seed = Number(process.env["CARREL_TEST_SEED"] ?? (long === undefined ? 20_261_120 : Date.now() % 1_000_000_000));
 const batch = 250;
 
 const wrappers = new Set(["timeout", "time", "nice", "nohup", "stdbuf", "xargs"]);
