@@ -1,3 +1,6 @@
+import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   type McpServerConfig,
   type PermissionResult,
@@ -5,6 +8,7 @@ import {
   query,
   type SDKMessage,
   type SDKUserMessage,
+  type SpawnOptions,
 } from "@anthropic-ai/claude-agent-sdk/core";
 import type { JsonObject } from "@bufbuild/protobuf";
 
@@ -40,10 +44,12 @@ export type Agent = {
   interrupt(): Promise<void>;
   /** Resolves when the process is gone; with the error it went by, if any. */
   ended: Promise<Error | undefined>;
-  stop(): void;
+  /** Ends the process, from which nothing is heard any more. In a turn it is killed: asked to leave, it would go on with the turn first. */
+  stop(how: "in turn" | "idle"): void;
 };
 
 const questionTool = "AskUserQuestion";
+const lastWordsMs = 200;
 /** Hooks are answered at once: they only send every call to `decide`, which may take days. */
 const hookSeconds = 60;
 
@@ -51,6 +57,7 @@ export function startAgent(options: AgentOptions): Agent {
   const { observer } = options;
   const prompts = createPromptQueue();
   const stopping = new AbortController();
+  const program = createProgram();
   const session: Query = query({
     prompt: prompts.messages(),
     options: {
@@ -66,7 +73,7 @@ export function startAgent(options: AgentOptions): Agent {
       includePartialMessages: true,
       ...(options.model ? { model: options.model } : {}),
       ...(options.resume ? { resume: options.resume } : {}),
-      stderr: (text) => void observer.then(({ onStderr }) => onStderr(text)),
+      spawnClaudeCodeProcess: (spawning) => program.start(spawning, (text) => void observer.then(({ onStderr }) => onStderr(text))),
       // The agent would let some calls pass by itself; asking is forced for every one, those of sub-agents included.
       hooks: { PreToolUse: [{ timeout: hookSeconds, hooks: [() => Promise.resolve(ask)] }] },
       canUseTool: (toolName, input, { signal, toolUseID, agentID }) =>
@@ -82,8 +89,9 @@ export function startAgent(options: AgentOptions): Agent {
       if (planMode !== options.planMode) await session.setPermissionMode(planMode ? "plan" : "default");
     },
     interrupt: async () => void (await session.interrupt()),
-    ended: consume(session, observer),
-    stop() {
+    ended: consume(session, observer, stopping.signal).then((error) => program.gone().then(() => error)),
+    stop(how) {
+      if (how === "in turn") program.kill();
       prompts.end();
       stopping.abort();
     },
@@ -99,14 +107,34 @@ function permission(toolName: string, input: Record<string, unknown>, decision: 
   return { behavior: "allow", updatedInput: updated };
 }
 
-async function consume(session: Query, observer: Promise<AgentObserver>): Promise<Error | undefined> {
+/** What an agent says of being stopped, the end of a turn that only waited for a person among it, is nobody's news. */
+async function consume(session: Query, observer: Promise<AgentObserver>, stopping: AbortSignal): Promise<Error | undefined> {
   const { onMessage } = await observer;
   try {
-    for await (const message of session) onMessage(message);
+    for await (const message of session) if (!stopping.aborted) onMessage(message);
     return undefined;
   } catch (error) {
     return error instanceof Error ? error : new Error(String(error));
   }
+}
+
+/** The process itself: started when the SDK wants it. */
+function createProgram() {
+  let child: ChildProcessWithoutNullStreams | undefined;
+  return {
+    start({ command, args, cwd, env, signal }: SpawnOptions, onStderr: (text: string) => void): ChildProcessWithoutNullStreams {
+      child = spawn(command, args, { ...(cwd ? { cwd } : {}), env, signal });
+      child.stderr.setEncoding("utf8").on("data", onStderr);
+      return child;
+    },
+    kill: () => void child?.kill("SIGKILL"),
+    /** Resolves when it has left, and what it said last is heard; what it left running may hold its streams open. */
+    async gone(): Promise<void> {
+      if (!child?.pid) return;
+      if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
+      if (!child.stderr.closed) await Promise.race([once(child.stderr, "close"), sleep(lastWordsMs, undefined, { ref: false })]);
+    },
+  };
 }
 
 function createPromptQueue() {

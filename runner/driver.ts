@@ -111,7 +111,7 @@ export function createDriver(place: Place, first: FirstAgent, putAway: PutAway):
 async function stopAgent(state: State): Promise<void> {
   const { agent } = state;
   state.agent = undefined;
-  agent?.stop();
+  agent?.stop(state.turn > 0 ? "in turn" : "idle");
   await agent?.ended;
 }
 
@@ -122,7 +122,7 @@ async function adapt(state: State, wanted: AgentSettings): Promise<void> {
   if (canBeSet(before, wanted) && state.agent && (await isConfigured(state.agent, wanted))) return;
   const old = state.agent;
   state.agent = undefined;
-  old?.stop();
+  old?.stop("idle");
   state.agent = start(state);
 }
 

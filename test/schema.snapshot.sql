@@ -66,6 +66,7 @@ table kek_canary (
 table pause (
   answer bytea
   answered_by text
+  carried boolean not null default false
   created_at timestamp with time zone not null default now()
   decision bytea
   epoch integer not null

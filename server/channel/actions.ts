@@ -25,7 +25,7 @@ import { notFound, refusal } from "../errors.ts";
 import type { User } from "../identity/principal.ts";
 import type { Change, Guard, Journal } from "../journal/journal.ts";
 import { type LockedSession, lockSession } from "../journal/store.ts";
-import { acceptPrompt, cancelPrompt } from "../journal/turns.ts";
+import { acceptPrompt, cancelPrompt, interruptTurn } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import { type AnswerRules, answerApproval, answerQuestion } from "./answers.ts";
 import type { Answerer } from "./repeated-answers.ts";
@@ -61,11 +61,9 @@ export function createChannelActions(deps: ChannelActionsDeps): ChannelActions {
       }),
     cancelPrompt: (user, request) => change(user, canceling, request, { body: (one) => takeBack(one, request.seq, user) }),
     async interrupt(user, request) {
-      const interrupted = await deps.journal.change(request.sessionId, deps.aliveOf(user.userId), (one) => {
+      const interrupted = await deps.journal.change(request.sessionId, deps.aliveOf(user.userId), async (one) => {
         if (one.session.turn === 0) return false;
-        one.command({ case: "interrupt", value: { turn: one.session.turn } });
-        // Should the runner be lost before it obeys, the turn ends instead of being given to the next one.
-        one.set({ turn_acted: true });
+        await interruptTurn(one);
         return true;
       });
       return { interrupted };

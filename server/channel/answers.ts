@@ -13,6 +13,7 @@ import { notFound, refusal } from "../errors.ts";
 import type { Change } from "../journal/journal.ts";
 import { openApproval, openQuestion, type Resolving, resolvePause } from "../journal/pauses.ts";
 import { findPause, type PauseRow, type SessionCore } from "../journal/store.ts";
+import { wake } from "../journal/turns.ts";
 import { type Answerer, firstResponse, personsAnswer } from "./repeated-answers.ts";
 
 export type AnswerRules = {
@@ -58,7 +59,6 @@ export async function answerApproval(
   await claim(change, pause, { outcome: request.approved ? "approved" : "denied", decision, answer });
   if (pattern && !change.session.session_patterns.includes(pattern))
     change.set({ session_patterns: [...change.session.session_patterns, pattern] });
-  change.command({ case: "toolDecision", value: decision });
   return response;
 }
 
@@ -76,7 +76,6 @@ export async function answerQuestion(change: Change, request: AnswerQuestionRequ
   const response = create(AnswerQuestionResponseSchema, { seq });
   const answer = personsAnswer(who, request.answers, toBinary(AnswerQuestionResponseSchema, response));
   await claim(change, pause, { outcome: "approved", decision, answer });
-  change.command({ case: "toolDecision", value: decision });
   return response;
 }
 
@@ -140,6 +139,7 @@ async function pauseOf(change: Change, kind: PauseRow["kind"], id: string): Prom
 
 async function claim(change: Change, pause: PauseRow, resolving: Resolving): Promise<void> {
   if (!(await resolvePause(change, pause, resolving))) throw alreadyAnswered(pause);
+  await wake(change);
 }
 
 function alreadyAnswered(pause: PauseRow) {

@@ -6,7 +6,16 @@ import { type Approval, ApprovalSchema, PendingOutcome, type Question, QuestionS
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Change } from "./journal.ts";
 import { openBytes, sealBytes } from "./seal.ts";
-import { closePause, findPause, insertPause, listOpenPauses, type PauseRow } from "./store.ts";
+import {
+  closePause,
+  dropCarried,
+  findPause,
+  insertPause,
+  listCarriedPauses,
+  listOpenPauses,
+  type PauseRow,
+  type SessionCore,
+} from "./store.ts";
 
 export type PauseOutcome = "approved" | "denied" | "interrupted" | "superseded" | "ended";
 
@@ -39,7 +48,7 @@ export async function askQuestion(change: Change, question: Question): Promise<v
 /** Keeps a refusal that no person was asked about, so that asking again gets the same answer and no second notice. */
 export async function keepDenial(change: Change, call: AskedCall, seq: number, decision: DecisionInit): Promise<void> {
   const request = toBinary(ApprovalSchema, approvalOf(call));
-  await insert(change, { kind: "approval", id: call.toolUseId, seq, request, decision });
+  await insert(change, { kind: "approval", id: call.toolUseId, seq, request, decided: { outcome: "denied", decision } });
 }
 
 export type Standing = "open" | "none" | DecisionInit;
@@ -57,7 +66,43 @@ export async function standingOf(change: Change, call: AskedCall, question: Ques
     return { toolUseId: call.toolUseId, allow: false, message: "This call was asked about before with another input." };
   if (pause.outcome === null) return "open";
   if (!pause.decision) return "none";
-  return fromBinary(ToolDecisionSchema, openBytes(change.vault, pause.session_id, `pause/${pause.id}/decision`, pause.decision));
+  return decisionOf(change, pause);
+}
+
+/**
+ * The answer that a person gave to the same call while the session was put away; undefined without one. It counts once, and
+ * from now on for the call as it is asked now.
+ */
+export async function takeCarried(change: Change, call: AskedCall, question: Question | undefined): Promise<DecisionInit | undefined> {
+  const { tx, session, vault } = change;
+  const kind = question ? "question" : "approval";
+  const asked = question ? sameQuestion(question) : sameCall(approvalOf(call));
+  const pauses = await listCarriedPauses(tx, session.id, session.turn);
+  const isIt = (pause: PauseRow): boolean =>
+    pause.kind === kind && asked === (question ? sameQuestion(openQuestion(vault, pause)) : sameCall(openApproval(vault, pause)));
+  const pause = pauses.find(isIt);
+  if (!pause) return undefined;
+  const decision = { ...decisionOf(change, pause), toolUseId: call.toolUseId };
+  await dropCarried(tx, session.id, pause.id);
+  const details = { tool_use_id: call.toolUseId, answered_tool_use_id: pause.id };
+  const message = "the call was asked about before the session was put away, and was answered meanwhile";
+  const seq = change.append({ case: "system", value: { subtype: "answer_applied", message, details } });
+  const request = question ? toBinary(QuestionSchema, question) : toBinary(ApprovalSchema, approvalOf(call));
+  await insert(change, { kind, id: call.toolUseId, seq, request, decided: { outcome: pause.outcome as PauseOutcome, decision } });
+  return decision;
+}
+
+/** A call asked again has another id; what it does is the same. */
+function sameCall({ toolName, inputHash, parentToolUseId }: Approval): string {
+  return JSON.stringify([toolName, inputHash, parentToolUseId]);
+}
+
+function sameQuestion({ questions }: Question): string {
+  return JSON.stringify(questions.map((item) => [item.question, item.header, item.multiSelect, item.options.map(({ label }) => label)]));
+}
+
+function decisionOf({ vault }: Change, { session_id, id, decision }: PauseRow): DecisionInit {
+  return fromBinary(ToolDecisionSchema, openBytes(vault, session_id, `pause/${id}/decision`, decision!));
 }
 
 /** A person's answer: who, and the bytes by which its repeat is known and answered. */
@@ -65,16 +110,27 @@ export type PersonsAnswer = { by: string; record: Uint8Array };
 
 export type Resolving = { outcome: PauseOutcome; decision?: DecisionInit; answer?: PersonsAnswer };
 
-/** Closes one pause, with what the runner is told where somebody decided; false when somebody was first. */
+/** Whether a session has no agent that could be told anything: put away, on its way there, or not quite back. */
+export function isAsleep({ state, restoring }: Pick<SessionCore, "state" | "restoring">): boolean {
+  return state === "hibernating" || state === "dormant" || restoring;
+}
+
+/**
+ * Closes one pause; false when somebody was first. What was decided is told to the agent, and kept for the same call asked
+ * again where there is none: wake the session then.
+ */
 export async function resolvePause(change: Change, pause: PauseRow, { outcome, decision, answer }: Resolving): Promise<boolean> {
+  const carried = decision !== undefined && isAsleep(change.session);
   const closing = {
     outcome,
+    carried,
     answered_by: answer?.by ?? null,
     decision: decision ? sealDecision(change, pause.id, decision) : null,
     answer: answer ? sealBytes(change.vault, pause.session_id, `pause/${pause.id}/answer`, answer.record) : null,
   };
   if (!(await closePause(change.tx, pause.session_id, pause.id, closing))) return false;
   change.set({ pending_count: change.session.pending_count - 1, active_at: change.now });
+  if (decision && !carried) change.command({ case: "toolDecision", value: decision });
   return true;
 }
 
@@ -88,7 +144,6 @@ export async function expirePause(change: Change, pause: PauseRow): Promise<void
   const message = "Nobody answered in time.";
   const decision = { toolUseId: pause.id, allow: false, message };
   if (!(await resolvePause(change, pause, { outcome: "denied", decision }))) return;
-  change.command({ case: "toolDecision", value: decision });
   if (pause.kind === "question") change.append({ case: "questionResolved", value: { questionId: pause.id, outcome: outcomes.denied } });
   else change.append({ case: "toolApprovalResolved", value: { toolUseId: pause.id, outcome: outcomes.denied, message } });
 }
@@ -112,9 +167,10 @@ export function openQuestion(vault: UserVault, pause: PauseRow): Question {
   return fromBinary(QuestionSchema, openBytes(vault, pause.session_id, `pause/${pause.id}`, pause.request));
 }
 
-type NewPause = { kind: PauseRow["kind"]; id: string; seq: number; request: Uint8Array; decision?: DecisionInit };
+type Decided = { outcome: PauseOutcome; decision: DecisionInit };
+type NewPause = { kind: PauseRow["kind"]; id: string; seq: number; request: Uint8Array; decided?: Decided };
 
-async function insert(change: Change, { kind, id, seq, request, decision }: NewPause): Promise<void> {
+async function insert(change: Change, { kind, id, seq, request, decided }: NewPause): Promise<void> {
   const { session, tx, vault } = change;
   await insertPause(tx, {
     session_id: session.id,
@@ -123,12 +179,13 @@ async function insert(change: Change, { kind, id, seq, request, decision }: NewP
     epoch: session.epoch,
     seq,
     request: sealBytes(vault, session.id, `pause/${id}`, request),
-    outcome: decision ? "denied" : null,
-    decision: decision ? sealDecision(change, id, decision) : null,
+    outcome: decided?.outcome ?? null,
+    decision: decided ? sealDecision(change, id, decided.decision) : null,
     answered_by: null,
     answer: null,
   });
-  if (!decision) change.set({ pending_count: session.pending_count + 1 });
+  // What is idle counts from the question.
+  if (!decided) change.set({ pending_count: session.pending_count + 1, active_at: change.now });
 }
 
 function sealDecision({ vault, session }: Change, pauseId: string, decision: DecisionInit): Uint8Array {

@@ -197,11 +197,30 @@ export async function findPause(db: Kysely<Database>, sessionId: string, id: str
   return db.selectFrom("pause").selectAll().where("session_id", "=", sessionId).where("id", "=", id).executeTakeFirst();
 }
 
+/** Answers of the turn that began after `turnSeq` which no agent has been told. */
+export async function listCarriedPauses(tx: Transaction<Database>, sessionId: string, turnSeq: number): Promise<PauseRow[]> {
+  return tx
+    .selectFrom("pause")
+    .selectAll()
+    .where("session_id", "=", sessionId)
+    .where("carried", "=", true)
+    .where("seq", ">", turnSeq)
+    .orderBy("seq")
+    .execute();
+}
+
+export async function dropCarried(tx: Transaction<Database>, sessionId: string, id: string): Promise<void> {
+  await tx.updateTable("pause").set({ carried: false }).where("session_id", "=", sessionId).where("id", "=", id).execute();
+}
+
 export async function listOpenPauses(db: Kysely<Database>, sessionId: string): Promise<PauseRow[]> {
   return db.selectFrom("pause").selectAll().where("session_id", "=", sessionId).where("outcome", "is", null).orderBy("seq").execute();
 }
 
-export type PauseClosing = Pick<PauseRow, "outcome" | "answered_by"> & { decision: Uint8Array | null; answer: Uint8Array | null };
+export type PauseClosing = Pick<PauseRow, "outcome" | "answered_by" | "carried"> & {
+  decision: Uint8Array | null;
+  answer: Uint8Array | null;
+};
 
 /** Closes one open pause; false when somebody was first. */
 export async function closePause(tx: Transaction<Database>, sessionId: string, id: string, closing: PauseClosing): Promise<boolean> {

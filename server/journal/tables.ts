@@ -134,6 +134,8 @@ export type PauseTable = {
   answered_by: string | null;
   /** The sealed hash of who answered what, with the answer they got; null where no person did. */
   answer: NullableBytes;
+  /** Decided while no agent was there to be told: it counts for the same call asked again in the same turn, once. */
+  carried: Generated<boolean>;
   created_at: Generated<Date>;
 };
 

@@ -3,7 +3,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Event, TurnResultSchema, UserMessage } from "../../gen/carrel/v1/event_pb.ts";
 import { requestEnd } from "./ends.ts";
 import type { Change, Origin } from "./journal.ts";
-import { closeOpenPauses } from "./pauses.ts";
+import { closeOpenPauses, isAsleep } from "./pauses.ts";
 import { openEvent } from "./seal.ts";
 import { cancelQueuedPrompt, findQueuedPrompt, listEventRows, queuePrompt, type SessionCore, takeQueuedPrompt } from "./store.ts";
 import { noUsage } from "./tables.ts";
@@ -15,7 +15,8 @@ export async function acceptPrompt(change: Change, text: string, requestId: stri
   const { session } = change;
   const position = (session.turn > 0 ? 1 : 0) + session.queued_prompts;
   const seq = change.append({ case: "user", value: { text, queued: position > 0, requestId } });
-  wake(change);
+  // Behind a turn that waits for a person a prompt could not begin, and what was asked would only be asked once more.
+  if (!waitsForPeople(session)) await wake(change);
   if (position === 0 && canStartTurn(change)) startTurn(change, seq, text);
   else {
     await queuePrompt(change.tx, session.id, seq);
@@ -24,16 +25,54 @@ export async function acceptPrompt(change: Change, text: string, requestId: stri
   return { seq, queued: position > 0, position };
 }
 
+type Work = Pick<SessionCore, "turn" | "pending_count" | "queued_prompts">;
+
+/** Whether a turn has come to where only people can help it on. */
+export function waitsForPeople({ turn, pending_count }: Work): boolean {
+  return turn > 0 && pending_count > 0;
+}
+
 /** Whether something goes on in a session that keeps it awake. */
-export function isOccupied(session: Pick<SessionCore, "turn" | "pending_count" | "queued_prompts">): boolean {
-  return session.turn > 0 || session.pending_count > 0 || session.queued_prompts > 0;
+export function isOccupied(session: Work): boolean {
+  return !waitsForPeople(session) && (session.turn > 0 || session.pending_count > 0 || session.queued_prompts > 0);
 }
 
 /** A session with something to do is wanted awake; one that is just being put away goes on at once. */
-export function wake(change: Change): void {
+export async function wake(change: Change): Promise<void> {
   const { session, now } = change;
   if (session.desired === "hibernate") change.set({ desired: "run" });
-  if (session.state === "hibernating" && session.desired === "run") change.set({ state: "running", state_since: now, active_at: now });
+  if (session.state !== "hibernating" || session.desired !== "run") return;
+  change.set({ state: "running", state_since: now, active_at: now });
+  await goOn(change);
+}
+
+/** What a session does first whose agent was stopped to put it away: its turn, or the next one. */
+export async function goOn(change: Change): Promise<void> {
+  if (change.session.turn === 0) return startNextTurn(change);
+  await askAgain(change, "the session was put away while somebody was asked; the agent is told to ask again");
+}
+
+/** Lets a new agent go on with a turn that waited for people. What the one before asked died with it. */
+export async function askAgain(change: Change, message: string): Promise<void> {
+  await closeOpenPauses(change, "superseded");
+  change.append({ case: "system", value: { subtype: "asking_again", message } });
+  continueTurn(change, asksAgain);
+}
+
+/** Said to the agent in the user's place. */
+const asksAgain =
+  "This session was restarted while a tool call waited for a person's answer. The call did not run. Go on with the task from there, and make the call again if it is still needed.";
+
+/** Stops the turn under way; without an agent to be told, it ends here. */
+export async function interruptTurn(change: Change): Promise<void> {
+  const { session } = change;
+  if (!isAsleep(session)) {
+    change.command({ case: "interrupt", value: { turn: session.turn } });
+    // Should the runner be lost before it obeys, the turn ends instead of being given to the next one.
+    return change.set({ turn_acted: true });
+  }
+  await finishTurn(change, { success: false, subtype: "interrupted", summary: "", numTurns: 0 });
+  if (session.queued_prompts > 0) await wake(change);
 }
 
 /** What became of a wish to take a prompt back: the event that records it, or why there is nothing to take. */
@@ -66,8 +105,8 @@ export async function repeatTurn(change: Change): Promise<void> {
   continueTurn(change, await promptText(change, change.session.turn));
 }
 
-/** Lets a new runner go on with the turn under way; `text` is what the agent is told. */
-export function continueTurn(change: Change, text: string): void {
+/** Lets a new agent go on with the turn under way; `text` is what it is told. */
+function continueTurn(change: Change, text: string): void {
   change.command({ case: "prompt", value: { seq: change.session.turn, text } });
 }
 

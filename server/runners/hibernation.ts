@@ -1,7 +1,8 @@
 // The steps that put a session away and bring it back. Each is one change under the lock of its row.
 import type { Change } from "../journal/journal.ts";
 import { deleteCommands, type SessionRow } from "../journal/store.ts";
-import { isOccupied, startNextTurn } from "../journal/turns.ts";
+import { goOn, isOccupied } from "../journal/turns.ts";
+import { onlyWaits } from "./lost-turns.ts";
 import { destroySandboxes, type StepDeps, unmoved } from "./step.ts";
 
 /** The snapshot that would follow the current one. */
@@ -11,13 +12,23 @@ export function nextGeneration(session: Pick<SessionRow, "snapshot_generation">)
 
 /** Asks the runner for a snapshot; the session is dormant once that is committed. */
 export async function hibernate(deps: StepDeps, session: SessionRow): Promise<void> {
-  await deps.journal.change(session.id, unmoved(session), (change) => {
+  await deps.journal.change(session.id, unmoved(session), async (change) => {
     const { session: row, now } = change;
     const unwanted = row.desired === "hibernate" || now.getTime() - row.active_at.getTime() >= deps.idleMs;
     if (isOccupied(row) || !unwanted) return;
-    change.set({ desired: "hibernate", state: "hibernating", state_since: change.now });
-    change.command({ case: "hibernate", value: { generation: nextGeneration(change.session) } });
+    if (row.turn > 0 && !(await onlyWaits(change))) return putOff(change);
+    change.set({ desired: "hibernate", state: "hibernating", state_since: now });
+    change.command({ case: "hibernate", value: { generation: nextGeneration(row) } });
   });
+}
+
+/** Beside what waits for a person something is at work, which would be lost; the next idle time looks again. */
+function putOff(change: Change): void {
+  if (change.session.desired === "hibernate") {
+    const message = "the session stays awake: beside what waits for an answer, tools or sub-agents are at work";
+    change.append({ case: "system", value: { subtype: "hibernation_failed", message } });
+  }
+  change.set({ desired: "run", active_at: change.now });
 }
 
 /** A snapshot that takes too long is given up; the next idle time tries again. */
@@ -30,7 +41,7 @@ export async function keepAwake(change: Change, reason: string): Promise<void> {
   const { now } = change;
   change.set({ desired: "run", state: "running", state_since: now, active_at: now });
   change.append({ case: "system", value: { subtype: "hibernation_failed", message: `the session stays awake: ${reason}` } });
-  await startNextTurn(change);
+  await goOn(change);
 }
 
 /** What the session looks like once its snapshot holds all of it. Its sandbox is still there, and worth nothing. */
@@ -86,7 +97,7 @@ export async function finishRestore(change: Change, maxSessionMs: number): Promi
     ends_at: new Date(Math.min(now.getTime() + left, session.ends_at?.getTime() ?? Number.POSITIVE_INFINITY)),
   });
   change.append({ case: "system", value: { subtype: "resuming_sdk_session", message: "files and conversation are back" } });
-  await startNextTurn(change);
+  await goOn(change);
 }
 
 export async function giveUpRestore(deps: StepDeps, session: SessionRow): Promise<void> {

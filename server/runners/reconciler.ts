@@ -4,7 +4,7 @@ import { requestEnd } from "../journal/ends.ts";
 import { present } from "../journal/journal.ts";
 import { expirePause } from "../journal/pauses.ts";
 import { findSession, listOpenPauses, type SessionRow } from "../journal/store.ts";
-import { isOccupied } from "../journal/turns.ts";
+import { isOccupied, wake } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
 import { nextStep, type Observed } from "./rules.ts";
@@ -157,6 +157,7 @@ async function expireUnanswered({ journal, approvalTimeoutMs }: ReconcilerOption
     for (const pause of await listOpenPauses(change.tx, sessionId)) {
       if (change.now.getTime() - pause.created_at.getTime() >= approvalTimeoutMs) await expirePause(change, pause);
     }
+    await wake(change);
   });
 }
 

@@ -11,7 +11,7 @@ import {
 import type { Database } from "../db/database.ts";
 import type { Feeds } from "../journal/feed.ts";
 import type { Change, Journal } from "../journal/journal.ts";
-import { type AskedCall, askApproval, askQuestion, type DecisionInit, keepDenial, standingOf } from "../journal/pauses.ts";
+import { type AskedCall, askApproval, askQuestion, type DecisionInit, keepDenial, standingOf, takeCarried } from "../journal/pauses.ts";
 import { openSettings } from "../journal/pinned.ts";
 import { openBytes } from "../journal/seal.ts";
 import { deleteCommands, listCommands, type SessionCore } from "../journal/store.ts";
@@ -203,6 +203,8 @@ async function decideTool(deps: RunnerServiceDeps, change: Change, call: AskedCa
   if (standing) return standing;
   const verdict = deps.decide(change.session, call.toolName, call.input);
   if (verdict.behavior === "deny") return deny(change, call, verdict.message);
+  const carried = await takeCarried(change, call, question);
+  if (carried) return carried;
   // A question is for a person whatever the rules allow.
   if (question) await askQuestion(change, question);
   else if (verdict.behavior === "allow") return { toolUseId: call.toolUseId, allow: true };

@@ -92,7 +92,7 @@ async function commit(deps: SnapshotCallsDeps, lease: Lease, place: ArchivePlace
   try {
     const replaced = await deps.journal.change(lease.sessionId, underLease(lease), async (change) => {
       // Something of the agent's may have asked for a person after it was told to rest.
-      if (change.session.state === "hibernating" && isOccupied(change.session)) wake(change);
+      if (change.session.state === "hibernating" && isOccupied(change.session)) await wake(change);
       if (!isAskedFor(change.session, generation)) return undefined;
       await point(change, place, stored);
       if (change.session.state === "hibernating") await putAway(change);

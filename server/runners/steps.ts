@@ -138,7 +138,8 @@ async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
     // What the lost runner was asked for was meant for it alone; a new one must not be given the prompt a second time.
     await deleteCommands(change.tx, row.id, row.last_command_id);
     change.set({ acked_command_id: row.last_command_id });
-    await settleTurn(change);
+    // Put away, its turn waits for people and not for a runner.
+    if (!row.restoring) await settleTurn(change);
   });
 }
 

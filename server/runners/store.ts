@@ -29,9 +29,10 @@ export async function listDue(db: Kysely<Database>, host: string, idleMs: number
         e.and([e("state", "=", "running"), e("desired", "=", "hibernate")]),
         e.and([
           e("state", "=", "running"),
-          e("turn", "=", 0),
-          e("pending_count", "=", 0),
-          e("queued_prompts", "=", 0),
+          e.or([
+            e.and([e("turn", "=", 0), e("pending_count", "=", 0), e("queued_prompts", "=", 0)]),
+            e.and([e("turn", ">", 0), e("pending_count", ">", 0)]),
+          ]),
           e("active_at", "<", sql<Date>`clock_timestamp() - make_interval(secs => ${idleMs / 1000})`),
         ]),
         e("lease_until", "<", sql<Date>`clock_timestamp()`),
@@ -84,7 +85,7 @@ export async function listUnanswered(db: Kysely<Database>, host: string, timeout
     .where("pause.outcome", "is", null)
     .where("pause.created_at", "<", sql<Date>`clock_timestamp() - make_interval(secs => ${timeoutMs / 1000})`)
     .where("session.one_shot", "=", true)
-    .where("session.state", "=", "running")
+    .where("session.state", "in", ["running", "dormant"])
     .where("session.host", "=", host)
     .execute();
 }
