@@ -3,18 +3,32 @@ import { loadavg } from "node:os";
 import { parseArgs } from "node:util";
 import { type Judged, judge, type Measure } from "./measure.ts";
 import { append } from "./measures/append.ts";
+import { dormant } from "./measures/dormant.ts";
 import { fanOut } from "./measures/fan-out.ts";
 import { firstRequest } from "./measures/first-request.ts";
 import { flood } from "./measures/flood.ts";
 import { getSession } from "./measures/get-session.ts";
 import { memory } from "./measures/memory.ts";
 import { permissions } from "./measures/permissions.ts";
+import { resume } from "./measures/resume.ts";
 import { secondTurn } from "./measures/second-turn.ts";
 import { tokenRelay } from "./measures/token-relay.ts";
 import { tableOf } from "./report.ts";
 import { createLab, type Lab } from "./support/lab.ts";
 
-const measures: readonly Measure[] = [firstRequest, secondTurn, tokenRelay, getSession, append, permissions, memory, fanOut, flood];
+const measures: readonly Measure[] = [
+  firstRequest,
+  resume,
+  secondTurn,
+  tokenRelay,
+  getSession,
+  append,
+  permissions,
+  memory,
+  dormant,
+  fanOut,
+  flood,
+];
 
 const usage = `npm run bench -- [--only NAME[,NAME…]] [--quick] [--json]
 

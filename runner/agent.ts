@@ -44,8 +44,8 @@ export type Agent = {
   interrupt(): Promise<void>;
   /** Resolves when the process is gone; with the error it went by, if any. */
   ended: Promise<Error | undefined>;
-  /** Ends the process, from which nothing is heard any more. In a turn it is killed: asked to leave, it would go on with the turn first. */
-  stop(how: "in turn" | "idle"): void;
+  /** Ends the process, from which nothing is heard any more. Asked to leave in the middle of a turn, it would go on with the turn first. */
+  stop(how: "asked" | "killed"): void;
 };
 
 const questionTool = "AskUserQuestion";
@@ -91,7 +91,7 @@ export function startAgent(options: AgentOptions): Agent {
     interrupt: async () => void (await session.interrupt()),
     ended: consume(session, observer, stopping.signal).then((error) => program.gone().then(() => error)),
     stop(how) {
-      if (how === "in turn") program.kill();
+      if (how === "killed") program.kill();
       prompts.end();
       stopping.abort();
     },

@@ -97,7 +97,7 @@ export function createDriver(place: Place, first: FirstAgent, putAway: PutAway):
   return {
     ended,
     onCommand: (command) => obey(state, command),
-    rest: () => stopAgent(state),
+    rest: () => stopAgent(state, "killed"),
     async serve(channel, conversation) {
       state.conversation = presentOf(place, conversation);
       await adapt(state, settingsOf(channel.attached.manifest!, place));
@@ -108,10 +108,10 @@ export function createDriver(place: Place, first: FirstAgent, putAway: PutAway):
   };
 }
 
-async function stopAgent(state: State): Promise<void> {
+async function stopAgent(state: State, how: "asked" | "killed"): Promise<void> {
   const { agent } = state;
   state.agent = undefined;
-  agent?.stop(state.turn > 0 ? "in turn" : "idle");
+  agent?.stop(how);
   await agent?.ended;
 }
 
@@ -122,7 +122,7 @@ async function adapt(state: State, wanted: AgentSettings): Promise<void> {
   if (canBeSet(before, wanted) && state.agent && (await isConfigured(state.agent, wanted))) return;
   const old = state.agent;
   state.agent = undefined;
-  old?.stop("idle");
+  old?.stop("killed");
   state.agent = start(state);
 }
 
@@ -212,7 +212,7 @@ function inTurn(state: State, work: (staying: AbortSignal) => Promise<void>): vo
 async function hibernate(state: State, generation: number, staying: AbortSignal): Promise<void> {
   if (staying.aborted) return;
   try {
-    await stopAgent(state);
+    await stopAgent(state, state.turn > 0 ? "killed" : "asked");
     if (await state.putAway(generation, staying)) return state.end({ reason: "put away", code: 0, dormant: true });
   } catch (error) {
     if (error instanceof Fenced) throw error;
@@ -223,7 +223,7 @@ async function hibernate(state: State, generation: number, staying: AbortSignal)
 
 /** Brings a last snapshot out where one is asked for; whoever asked does not wait for long. */
 async function terminate(state: State, generation: number, staying: AbortSignal): Promise<void> {
-  await stopAgent(state);
+  await stopAgent(state, state.turn > 0 ? "killed" : "asked");
   if (generation > 0) {
     await state.putAway(generation, staying).catch((error: Error) => process.stderr.write(`runner: no last snapshot: ${error.message}\n`));
   }

@@ -8,8 +8,17 @@ async function run(boot: { attachToken: string; socket: string; spool: string })
   const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
   await channel.follow(({ kind }) => {
     if (kind.case === "prompt") void obey(channel, JSON.parse(kind.value.text) as Order);
+    if (kind.case === "hibernate") void putAway(channel, kind.value.generation);
     if (kind.case === "terminate") void channel.detach("asked to leave", 0).then(() => process.exit(0));
   });
+}
+
+/** There is nothing to keep; it is kept all the same. */
+async function putAway(channel: Channel, generation: number): Promise<void> {
+  async function* nothing(): AsyncGenerator<Uint8Array> {
+    yield Buffer.from("nothing");
+  }
+  if (await channel.snapshots.put(generation, nothing, new AbortController().signal)) process.exit(0);
 }
 
 /** One batch is one call: the next is made when the last is committed. */

@@ -7,7 +7,7 @@ import { makeTemporaryDirectory, removeDirectory } from "../../test/support/temp
 import { type Carrel, type CarrelOptions, startCarrel } from "./carrel.ts";
 import { createStampingModel, type StampingModel } from "./model.ts";
 import { buildFakeRunner } from "./orders.ts";
-import { agentArguments, type RawAgent, spawnRawAgent } from "./raw-agent.ts";
+import { agentArguments, type Kept, type RawAgent, spawnRawAgent } from "./raw-agent.ts";
 
 /** What every measure finds ready. Whatever it starts through the lab ends with the lab, at the latest. */
 export type Lab = {
@@ -20,7 +20,7 @@ export type Lab = {
   /** The path of a runner without an agent, which appends what it is told to. */
   fakeRunner(): Promise<string>;
   /** The agent by itself, with the flags a session gives it. */
-  spawnRawAgent(): Promise<RawAgent>;
+  spawnRawAgent(kept?: Kept): Promise<RawAgent>;
   /** Ends what is still there, last started first. */
   close(): Promise<void>;
 };
@@ -52,8 +52,8 @@ export async function createLab(quick: boolean): Promise<Lab> {
       return carrel;
     },
     fakeRunner: () => buildFakeRunner(directory),
-    async spawnRawAgent() {
-      const agent = await spawnRawAgent({ claudePath, directory, modelUrl: model.url, key }, flags);
+    async spawnRawAgent(kept) {
+      const agent = await spawnRawAgent({ claudePath, directory, modelUrl: model.url, key }, flags, kept);
       closers.push(agent.close);
       return agent;
     },

@@ -7,7 +7,10 @@ import { stampsIn } from "./model.ts";
 import { createTurns, type Talker } from "./talker.ts";
 
 /** The `claude` program with nothing around it: the floor of everything a session does. */
-export type RawAgent = Talker & { pid: number };
+export type RawAgent = Talker & { pid: number; kept: Kept };
+
+/** What is left of an agent that has ended, to go on from. */
+export type Kept = { home: string; readonly conversation: string };
 
 export type RawAgentOptions = { claudePath: string; directory: string; modelUrl: string; key: string };
 
@@ -35,10 +38,11 @@ export async function agentArguments(directory: string): Promise<string[]> {
   return (await readFile(found, "utf8")).split("\0").slice(0, -1);
 }
 
-export async function spawnRawAgent(options: RawAgentOptions, args: readonly string[]): Promise<RawAgent> {
-  const home = await mkdtemp(join(options.directory, "raw-"));
-  await mkdir(join(home, "workspace"));
-  const child = spawn(options.claudePath, [...args], {
+/** @param kept of the agent whose conversation this one takes up again; by default it starts a new one. */
+export async function spawnRawAgent(options: RawAgentOptions, args: readonly string[], kept?: Kept): Promise<RawAgent> {
+  const home = kept?.home ?? (await mkdtemp(join(options.directory, "raw-")));
+  await mkdir(join(home, "workspace"), { recursive: true });
+  const child = spawn(options.claudePath, [...args, ...(kept ? ["--resume", kept.conversation] : [])], {
     cwd: join(home, "workspace"),
     env: {
       HOME: home,
@@ -51,10 +55,11 @@ export async function spawnRawAgent(options: RawAgentOptions, args: readonly str
     },
     stdio: ["pipe", "pipe", "ignore"],
   });
-  return talkTo(child);
+  return talkTo(child, home);
 }
 
-function talkTo(child: ChildProcess): RawAgent {
+function talkTo(child: ChildProcess, home: string): RawAgent {
+  const kept = { home, conversation: "" };
   const turns = createTurns((text) => {
     child.stdin?.write(
       `${JSON.stringify({ type: "user", message: { role: "user", content: [{ type: "text", text }] }, parent_tool_use_id: null, session_id: "" })}\n`,
@@ -67,7 +72,8 @@ function talkTo(child: ChildProcess): RawAgent {
     const lines = (rest + data).split("\n");
     rest = lines.pop() ?? "";
     for (const line of lines) {
-      const message = JSON.parse(line) as { type: string; event?: { type: string; delta?: { text?: string } } };
+      const message = JSON.parse(line) as { type: string; session_id?: string; event?: { type: string; delta?: { text?: string } } };
+      kept.conversation = message.session_id ?? kept.conversation;
       if (message.event?.type === "content_block_delta") turns.seen(stampsIn(message.event.delta?.text ?? ""), seenAt);
       if (message.type === "result") turns.ended();
     }
@@ -75,6 +81,7 @@ function talkTo(child: ChildProcess): RawAgent {
   child.on("exit", () => turns.failed(new Error("the agent ended in the middle of a turn")));
   return {
     pid: child.pid ?? 0,
+    kept,
     turn: turns.turn,
     async close() {
       child.kill("SIGKILL");
