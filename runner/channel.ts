@@ -1,7 +1,7 @@
 import net from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
-import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
+import { type Client, Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import type { Command } from "../gen/carrel/runner/v1/command_pb.ts";
 import type { MemoryChange } from "../gen/carrel/runner/v1/memory_pb.ts";
@@ -49,21 +49,24 @@ const batchBytes = 256 * 1024;
 const mostWaitingBytes = 64 * 1024 * 1024;
 
 export async function openChannel(socketPath: string, attachToken: string, spoolPath: string): Promise<Channel> {
-  const transport = createConnectTransport({
-    baseUrl: "http://carrel.internal",
-    httpVersion: "2",
-    useBinaryFormat: true,
-    readMaxBytes: 16 * 1024 * 1024,
-    nodeOptions: { createConnection: () => net.connect(socketPath) },
-    interceptors: [
-      (next) => (request) => {
-        if (leaseToken) request.header.set("authorization", `Bearer ${leaseToken}`);
-        return next(request);
-      },
-    ],
-  });
+  const authorize: Interceptor = (next) => (request) => {
+    if (leaseToken) request.header.set("authorization", `Bearer ${leaseToken}`);
+    return next(request);
+  };
+  const clientOver = (httpVersion: "1.1" | "2") =>
+    createClient(
+      RunnerService,
+      createConnectTransport({
+        baseUrl: "http://carrel.internal",
+        httpVersion,
+        useBinaryFormat: true,
+        readMaxBytes: 16 * 1024 * 1024,
+        nodeOptions: { createConnection: () => net.connect(socketPath) },
+        interceptors: [authorize],
+      }),
+    );
   let leaseToken = "";
-  const client = createClient(RunnerService, transport);
+  const client = clientOver("2");
   const attached = await persistently(() => client.attach({ attachToken }));
   leaseToken = attached.leaseToken;
   const lease = { sessionId: attached.sessionId, epoch: attached.epoch };
@@ -90,7 +93,8 @@ export async function openChannel(socketPath: string, attachToken: string, spool
         });
       }
     },
-    snapshots: createSnapshotCalls(client, lease, persistently),
+    // HTTP/2 would stop for a word from the other side after every 64 KB.
+    snapshots: createSnapshotCalls(clientOver("1.1"), lease, persistently),
     async detach(reason, exitCode) {
       await log.flushed();
       await persistently(() => client.detach({ ...lease, reason: reason.slice(0, 2000), exitCode }));

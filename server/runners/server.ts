@@ -4,6 +4,7 @@ import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { type ConnectRouter, createContextValues, type Interceptor } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
+import { RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import type { Log } from "../log.ts";
 import { socketBoxKey } from "./leases.ts";
 
@@ -32,8 +33,9 @@ export type RunnerServer = {
   close(): void;
 };
 
-/** By the raw request target: a path of the tool servers, an absolute address for the proxy, and all else is the model's to refuse. */
-function doorOf(target: string, doors: RunnerServerOptions["doors"]): Door {
+/** By the raw request target: the runner's own calls, a path of the tool servers, an absolute address for the proxy, and all else is the model's to refuse. */
+function doorOf(target: string, rpc: Door, doors: RunnerServerOptions["doors"]): Door {
+  if (target.startsWith(`/${RunnerService.typeName}/`)) return rpc;
   if (target.startsWith("/mcp/")) return doors.mcp;
   return /^[a-z][a-z0-9+.-]*:/i.test(target) ? doors.proxy : doors.model;
 }
@@ -43,7 +45,7 @@ const messageBytes = 4 * 1024 * 1024;
 /** A manifest holds a whole memory bank, which may be 5 MiB. */
 const answerBytes = 8 * 1024 * 1024;
 
-/** What sandboxes talk to: the runner's own service over HTTP/2, the agent's model requests over HTTP/1.1. No port, only sockets. */
+/** What sandboxes talk to: the runner's own service, its bulk and the agent's requests over HTTP/1.1, the rest over HTTP/2. No port, only sockets. */
 export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
   const boxOfSocket = new WeakMap<Socket, string>();
   const boxOfHttp2 = new WeakMap<Http2Session, string>();
@@ -62,7 +64,7 @@ export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
     contextValues: (request) => createContextValues().set(socketBoxKey, boxOf(request)),
   });
   const broker = http.createServer({ requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 300_000 }, (request, response) =>
-    doorOf(request.url ?? "", options.doors)(request, response),
+    doorOf(request.url ?? "", rpc, options.doors)(request, response),
   );
   broker.on("connect", options.doors.connect);
   const runners = http2.createServer({ maxSessionMemory: 32, settings: { maxConcurrentStreams: 100 } }, (request, response) =>
