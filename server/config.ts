@@ -104,7 +104,7 @@ export const settings = {
     oneOf<SandboxChoice>("auto", "bubblewrap", "none"),
   ),
   memoryBytes: setting("CARREL_SANDBOX_MEMORY_BYTES", "2147483648", "memory of one sandbox", integer(64 * 1024 * 1024, 2 ** 46)),
-  cpus: setting("CARREL_SANDBOX_CPUS", "1", "processor cores of one sandbox", number(0.1, 1024)),
+  cpus: setting("CARREL_SANDBOX_CPUS", "1", "processor cores of one sandbox, from a few seconds after its start", number(0.1, 1024)),
   processes: setting("CARREL_SANDBOX_PROCESSES", "512", "processes and threads of one sandbox", integer(32, 1_000_000)),
   workspaceBytes: setting(
     "CARREL_LIMIT_WORKSPACE_BYTES",

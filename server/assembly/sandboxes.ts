@@ -55,6 +55,7 @@ export async function openSandboxes(surroundings: Surroundings) {
     programs: { node: process.execPath, runner: config.runnerPath, claude: config.claudePath },
     limits: config.sandboxLimits,
     space: config.sandboxSpace,
+    onCpusFailed: (error) => log.warn({ err: error }, "the processor limit of a sandbox was not changed"),
   });
   late.standby = createStandby({ launcher, log, size: config.standbySandboxes });
   closers.push(late.standby.close);

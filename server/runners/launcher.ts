@@ -21,6 +21,8 @@ export type LauncherOptions = {
   limits: SandboxLimits;
   /** The most that may lie in workspace and home of a box, for those made from now on. */
   space: BoxSpace;
+  /** Told when the processor limit of a sandbox cannot be changed. */
+  onCpusFailed(error: Error): void;
 };
 
 /** A directory that a sandbox writes to, as the host sees it, and the most that may lie in it. */
@@ -51,8 +53,10 @@ export type Launcher = {
   exitCode(handle: SandboxHandle): Promise<number | null>;
   /** Resolves when the sandbox has exited. */
   wait(handle: SandboxHandle, signal: AbortSignal): Promise<void>;
-  /** Opens the socket of a box that an earlier control plane made. */
-  adopt(box: string): Promise<void>;
+  /** Lets a sandbox use every processor for the next seconds: an agent that starts keeps more than one busy, and people wait for it. */
+  hurry(handle: SandboxHandle): Promise<void>;
+  /** Takes a sandbox back that an earlier control plane started: opens the socket of its box. */
+  adopt(box: string, handle: SandboxHandle): Promise<void>;
   /** Removes socket, workspace, home and log of a box. */
   removeFiles(box: string): Promise<void>;
   /** Boxes that have files here. */
@@ -80,6 +84,8 @@ export const inside = {
 const runnerFlags = ["--max-semi-space-size=1"];
 const runnerEnvironment = { MALLOC_ARENA_MAX: "1" };
 
+const hurryMs = 5_000;
+
 export const socketName = "carrel.sock";
 const spoolName = "events";
 
@@ -94,11 +100,26 @@ export function createLauncher(options: LauncherOptions): Launcher {
   ];
   const listen = (box: string) => listener.open(box, join(runtime(box), "channel", socketName));
 
+  const hurrying = new Map<string, NodeJS.Timeout>();
+  const hurry = async (handle: SandboxHandle): Promise<void> => {
+    clearTimeout(hurrying.get(handle.id));
+    const calm = (): void => {
+      hurrying.delete(handle.id);
+      driver.setCpus(handle, options.limits.cpus).catch(options.onCpusFailed);
+    };
+    hurrying.set(handle.id, setTimeout(calm, hurryMs).unref());
+    await driver.setCpus(handle, Number.POSITIVE_INFINITY).catch(options.onCpusFailed);
+  };
+
   return {
     logPath: (box) => join(runtime(box), "sandbox.log"),
     spoolPath: (box) => join(spool(box), spoolName),
     directoriesOf,
-    adopt: listen,
+    hurry,
+    async adopt(box, handle) {
+      await driver.setCpus(handle, options.limits.cpus);
+      await listen(box);
+    },
     async launch(box, run, boot) {
       const writable = [
         ...directoriesOf(box).map(({ name, path, limitBytes }) => ({ source: path, target: inside[name], limitBytes })),
@@ -110,7 +131,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
       await removeTree(spool(box));
       for (const mount of writable) await mkdir(mount.source, { recursive: true, mode: 0o700 });
       await listen(box);
-      return driver.start({
+      const handle = await driver.start({
         id: `${box.replace("_", "-")}-${run}`,
         labels: { installation: options.installation, box, run: String(run) },
         command: [inside.node, ...runnerFlags, inside.runner],
@@ -130,6 +151,8 @@ export function createLauncher(options: LauncherOptions): Launcher {
         logPath: join(runtime(box), "sandbox.log"),
         limits: options.limits,
       });
+      await hurry(handle);
+      return handle;
     },
     destroy: (handle) => driver.destroy(handle),
     isRunning: async (handle) => (await driver.inspect(handle)).state === "running",

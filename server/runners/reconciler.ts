@@ -203,7 +203,7 @@ async function adopt(options: ReconcilerOptions, deps: StepDeps, { box, run, han
   const session = await findByBox(options.db, box);
   // A sandbox that stood by has run 0 and serves the first epoch.
   if (session && session.state !== "ended" && session.epoch === Math.max(run, 1)) {
-    await options.launcher.adopt(box);
+    await options.launcher.adopt(box, handle);
     await keepHandle(deps, session.id, session.epoch, handle);
     options.log.info({ session_id: session.id, epoch: session.epoch }, "sandbox taken back");
   } else {

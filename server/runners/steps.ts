@@ -58,6 +58,7 @@ async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
       }
       throw error;
     });
+  if (ready) await deps.launcher.hurry(ready.handle);
   ready?.assign();
   const boot = {
     attachToken,

@@ -45,6 +45,19 @@ export async function createCgroups(probeName: string): Promise<Cgroups> {
   };
 }
 
+/** Changes the processor limit of groups that exist; those without one, and those that are gone, are passed over. */
+export async function setCpus(paths: readonly string[], cpus: number): Promise<void> {
+  const quota = quotaOf(cpus);
+  const values = { "cpu.cfs_quota_us": quota ?? "-1", "cpu.max": `${quota ?? "max"} ${period}` };
+  for (const path of paths) {
+    for (const [file, value] of Object.entries(values)) {
+      await writeFile(join(path, file), String(value), { flag: "r+" }).catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== "ENOENT" && error.code !== "ENODEV") throw error;
+      });
+    }
+  }
+}
+
 /** Kills whatever is in the groups and removes them; groups that are gone already are no error. */
 export async function removeCgroups(paths: readonly string[]): Promise<void> {
   for (const path of paths) {
@@ -118,14 +131,18 @@ async function createGroup(hierarchy: Hierarchy, path: string, limits: SandboxLi
   }
 }
 
+/** Microseconds. What one period leaves unused the next may use as well (where Linux is 5.14 or newer): a tool that is busy for a moment is not held up. */
+const period = 200_000;
+
+/** Undefined for no limit. The kernel refuses a quota below one millisecond. */
+function quotaOf(cpus: number): number | undefined {
+  return Number.isFinite(cpus) ? Math.max(1_000, Math.floor(cpus * period)) : undefined;
+}
+
 function settings({ version, controllers }: Hierarchy, limits: SandboxLimits) {
   const memory = String(Math.floor(limits.memoryBytes));
   const processes = String(Math.floor(limits.processes) + ownProcesses);
-  // A start needs more than one processor for less than half a second. What one period leaves unused the next may use as well
-  // (where Linux is 5.14 or newer), so that with these 200 ms it is not held up; over a second, the limit holds all the same.
-  const period = 200_000;
-  // The kernel refuses a quota below one millisecond.
-  const quota = Math.max(1_000, Math.floor(limits.cpus * period));
+  const quota = quotaOf(limits.cpus) ?? period;
   const all: { controller: Controller; version: 1 | 2; file: string; value: string; optional?: true }[] = [
     { controller: "memory", version: 1, file: "memory.limit_in_bytes", value: memory },
     { controller: "memory", version: 1, file: "memory.memsw.limit_in_bytes", value: memory, optional: true },

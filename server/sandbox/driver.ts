@@ -96,6 +96,8 @@ export type SandboxDriver = {
   destroy(handle: SandboxHandle): Promise<void>;
   /** Resolves when the command has ended; rejects with the signal's reason when that comes first. */
   wait(handle: SandboxHandle, signal: AbortSignal): Promise<SandboxStatus>;
+  /** The processor cores a sandbox may use from now on; `Infinity` for all. Nothing happens where that is not enforced, or it is gone. */
+  setCpus(handle: SandboxHandle, cpus: number): Promise<void>;
   /** Every sandbox not yet destroyed, dead ones included, whoever started it: destroying is how one is forgotten. */
   list(): Promise<SandboxHandle[]>;
 };

@@ -1,12 +1,12 @@
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { removeCgroups } from "./cgroups.ts";
+import { removeCgroups, setCpus } from "./cgroups.ts";
 import type { ProcessIdentity, SandboxDriver, SandboxHandle, SandboxStatus } from "./driver.ts";
 import { isAlive, killNow, readBootId, readProcess, until, within } from "./processes.ts";
 import { type Records, readStatus } from "./records.ts";
 
-export type Lifecycle = Pick<SandboxDriver, "inspect" | "destroy" | "wait" | "list"> & {
+export type Lifecycle = Pick<SandboxDriver, "inspect" | "destroy" | "wait" | "setCpus" | "list"> & {
   /** Lets `wait` learn of the end from this process' own child. It no longer keeps this process running. */
   adopt(handle: SandboxHandle, child: ChildProcess): void;
 };
@@ -83,6 +83,7 @@ export async function createLifecycle({ records, killStrays, release }: Options)
         else await sleep(pollMs, undefined, { signal }).catch(() => signal.throwIfAborted());
       }
     },
+    setCpus: (handle, cpus) => setCpus(handle.cgroups, cpus),
     list: async () => {
       const handles = await Promise.all((await records.ids()).map((id) => records.read(id)));
       return handles.filter((handle) => handle !== null);

@@ -267,6 +267,22 @@ export function sandboxSuite(name: string, makeDriver: MakeDriver): void {
       expect(Number(output)).toBeLessThan(0.45);
     });
 
+    test("the limit of processor time can be lifted and set again, and nothing happens once the sandbox is gone", async ({ skip }) => {
+      if (!harness.driver.enforced.cpus) skip(harness.driver.enforced.reason);
+      const spin = ["bash", "-c", "while :; do :; done"];
+      const handle = await harness.driver.start(harness.spec(spin, { limits: { memoryBytes: 2 ** 28, cpus: 0.05, processes: 50 } }));
+      const limits = () =>
+        handle.cgroups.flatMap((path) => ["cpu.cfs_quota_us", "cpu.max"].map((file) => readIfThere(join(path, file)))).join("");
+      const before = limits();
+      await harness.driver.setCpus(handle, Number.POSITIVE_INFINITY);
+      expect(limits()).toMatch(/^(-1|max 200000)$/);
+      await harness.driver.setCpus(handle, 0.05);
+      expect(limits()).toBe(before);
+      await harness.driver.destroy(handle);
+      await harness.driver.setCpus(handle, 1);
+      expect(await harness.driver.list()).toEqual([]);
+    });
+
     test("a hundred sandboxes made and destroyed leave nothing behind", async () => {
       const started: SandboxHandle[] = [];
       // The first ones count as well: what they made must be gone when the last ones are.
@@ -346,4 +362,8 @@ function belongsTo(pid: string, uids: ReadonlySet<number | null>): boolean {
     // It ended between being listed and being read.
     return false;
   }
+}
+
+function readIfThere(path: string): string {
+  return existsSync(path) ? readFileSync(path, "utf8").trim() : "";
 }
