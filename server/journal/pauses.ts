@@ -5,6 +5,7 @@ import { ToolDecisionSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
 import { type Approval, ApprovalSchema, PendingOutcome, type Question, QuestionSchema } from "../../gen/carrel/v1/approval_pb.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Change } from "./journal.ts";
+import { standingOfCall } from "./rules.ts";
 import { openBytes, sealBytes } from "./seal.ts";
 import { closePause, findPause, insertPause, listOpenPauses, type PauseRow } from "./store.ts";
 
@@ -42,22 +43,25 @@ export async function keepDenial(change: Change, call: AskedCall, seq: number, d
   await insert(change, { kind: "approval", id: call.toolUseId, seq, request, decision });
 }
 
-export type Standing = "open" | "none" | DecisionInit;
-
-/**
- * How a call that was asked about before stands; undefined for one that was not. An answer is for the input it was asked
- * about and no other: the same call with another input is refused.
- */
-export async function standingOf(change: Change, call: AskedCall, question: Question | undefined): Promise<Standing | undefined> {
+/** How a call stands that may have been asked about before: "new", "open" while it waits, or what the agent is told. */
+export async function standingOf(change: Change, call: AskedCall, question: Question | undefined): Promise<"new" | "open" | DecisionInit> {
   const pause = await findPause(change.tx, change.session.id, call.toolUseId);
-  if (!pause) return undefined;
+  const isSameInput = pause !== undefined && isAskedAs(change, pause, call, question);
+  const standing = standingOfCall(pause && { outcome: pause.outcome, isDecided: pause.decision !== null, isSameInput });
+  if (standing === "new" || standing === "open") return standing;
+  if (standing === "decided")
+    return fromBinary(ToolDecisionSchema, openBytes(change.vault, change.session.id, `pause/${pause!.id}/decision`, pause!.decision!));
+  return { toolUseId: call.toolUseId, allow: false, message: refusals[standing] };
+}
+
+const refusals = {
+  other_input: "This call was asked about before with another input.",
+  nobody_answered: "Nobody answered this call.",
+};
+
+function isAskedAs(change: Change, pause: PauseRow, call: AskedCall, question: Question | undefined): boolean {
   const asked = question ? toBinary(QuestionSchema, question) : toBinary(ApprovalSchema, approvalOf(call));
-  const stored = openBytes(change.vault, pause.session_id, `pause/${pause.id}`, pause.request);
-  if (!Buffer.from(asked).equals(stored))
-    return { toolUseId: call.toolUseId, allow: false, message: "This call was asked about before with another input." };
-  if (pause.outcome === null) return "open";
-  if (!pause.decision) return "none";
-  return fromBinary(ToolDecisionSchema, openBytes(change.vault, pause.session_id, `pause/${pause.id}/decision`, pause.decision));
+  return Buffer.from(asked).equals(openBytes(change.vault, pause.session_id, `pause/${pause.id}`, pause.request));
 }
 
 /** A person's answer: who, and the bytes by which its repeat is known and answered. */

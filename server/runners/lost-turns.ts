@@ -4,6 +4,7 @@ import { closeOpenPauses, openApproval } from "../journal/pauses.ts";
 import { openEvent } from "../journal/seal.ts";
 import { listEventRows, listOpenPauses } from "../journal/store.ts";
 import { continueTurn, finishTurn, repeatTurn } from "../journal/turns.ts";
+import { fateOfTurn } from "./rules.ts";
 
 /**
  * A turn of which nothing had happened is repeated, one that only waited for people goes on and asks again, and any other ends
@@ -12,13 +13,14 @@ import { continueTurn, finishTurn, repeatTurn } from "../journal/turns.ts";
 export async function settleTurn(change: Change): Promise<void> {
   const waited = await onlyWaited(change);
   await closeOpenPauses(change, "superseded");
-  if (change.session.turn === 0) return;
-  if (waited) {
+  const fate = fateOfTurn(change.session, waited);
+  if (fate === "none") return;
+  if (fate === "asked_again") {
     const message = "the runner was lost while somebody was asked; the agent is told to ask again";
     change.append({ case: "system", value: { subtype: "asking_again", message } });
     return continueTurn(change, asksAgain);
   }
-  if (!change.session.turn_acted) return repeatTurn(change);
+  if (fate === "repeated") return repeatTurn(change);
   const message = "the runner was lost in the middle of this turn; what its tools did stands";
   change.append({ case: "system", value: { subtype: "turn_interrupted", message } });
   await finishTurn(change, { success: false, subtype: "lost", summary: message, numTurns: 0 });

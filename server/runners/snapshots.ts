@@ -9,12 +9,14 @@ import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
 import { newId } from "../ids.ts";
 import type { Change, Journal } from "../journal/journal.ts";
-import { findSession, type SessionCore } from "../journal/store.ts";
-import { isOccupied, wake } from "../journal/turns.ts";
+import { isOccupied } from "../journal/rules.ts";
+import { findSession } from "../journal/store.ts";
+import { wake } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
 import { deleteSnapshotsBefore, digestOf, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
-import { failRestore, finishRestore, keepAwake, nextGeneration, putAway } from "./hibernation.ts";
+import { failRestore, finishRestore, keepAwake, putAway } from "./hibernation.ts";
 import { type Lease, requireLease, underLease } from "./leases.ts";
+import { isAskedFor } from "./rules.ts";
 
 export type SnapshotCallsDeps = {
   db: Kysely<Database>;
@@ -79,11 +81,6 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
       return {};
     },
   };
-}
-
-function isAskedFor(session: Pick<SessionCore, "state" | "desired" | "snapshot_generation">, generation: number): boolean {
-  const wanted = session.state === "ending" || (session.state === "hibernating" && session.desired === "hibernate");
-  return wanted && nextGeneration(session) === generation;
 }
 
 /** The pointer moves only here, under the lease and only while the snapshot is still asked for. */
