@@ -116,7 +116,25 @@ export type Surroundings = {
   idleMs: number;
 };
 
-export function observed(session: SessionCore, { now, sandbox, graceLeftMs, restartWindowMs, idleMs }: Surroundings): Observed {
+type ObservedRow = Pick<
+  SessionCore,
+  | "state"
+  | "desired"
+  | "state_since"
+  | "lease_until"
+  | "restarts"
+  | "restarts_since"
+  | "started_at"
+  | "ends_at"
+  | "box"
+  | "restoring"
+  | "turn"
+  | "pending_count"
+  | "queued_prompts"
+  | "active_at"
+>;
+
+export function observed(session: ObservedRow, { now, sandbox, graceLeftMs, restartWindowMs, idleMs }: Surroundings): Observed {
   const inWindow = session.restarts_since !== null && now - session.restarts_since.getTime() < restartWindowMs;
   return {
     state: session.state,

@@ -1,0 +1,44 @@
+/** How likely each fault is: of the effects it could hit, unless another unit is named. */
+export type Faults = {
+  loss: number;
+  duplication: number;
+  delay: number;
+  storageBefore: number;
+  storageAfter: number;
+  /** That a process dies between two of its effects. */
+  crash: number;
+  /** That an ended sandbox still speaks for a while. */
+  lingering: number;
+  upload: number;
+  damage: number;
+  provider: number;
+  streamCut: number;
+};
+
+export const noFaults: Faults = {
+  loss: 0,
+  duplication: 0,
+  delay: 0,
+  storageBefore: 0,
+  storageAfter: 0,
+  crash: 0,
+  lingering: 0,
+  upload: 0,
+  damage: 0,
+  provider: 0,
+  streamCut: 0,
+};
+
+export const stormy: Faults = {
+  loss: 0.01,
+  duplication: 0.02,
+  delay: 0.01,
+  storageBefore: 0.01,
+  storageAfter: 0.01,
+  crash: 0.0007,
+  lingering: 0.3,
+  upload: 0.05,
+  damage: 0.05,
+  provider: 0.05,
+  streamCut: 0.01,
+};
