@@ -4,7 +4,7 @@ import { deleteCommands, type SessionRow } from "../journal/store.ts";
 import { startNextTurn } from "../journal/turns.ts";
 import { isUnused, nextGeneration } from "./rules.ts";
 import { destroySandboxes, type StepDeps, unmoved } from "./step.ts";
-import { dormant, hibernating, keptAwake, restored, woken } from "./transitions.ts";
+import { dormant, hibernating, keptAwake, notRestored, restored, woken } from "./transitions.ts";
 
 /** Asks the runner for a snapshot; the session is dormant once that is committed. */
 export async function hibernate(deps: StepDeps, session: SessionRow): Promise<void> {
@@ -22,7 +22,7 @@ export async function stayAwake(deps: StepDeps, session: SessionRow): Promise<vo
 
 /** The session goes on as if nobody had wanted to put it away, and its log says why. */
 export async function keepAwake(change: Change, reason: string): Promise<void> {
-  change.set(keptAwake(change.now));
+  change.set(keptAwake(change.session, change.now));
   change.append({ case: "system", value: { subtype: "hibernation_failed", message: `the session stays awake: ${reason}` } });
   await startNextTurn(change);
 }
@@ -65,7 +65,7 @@ export async function giveUpRestore(deps: StepDeps, session: SessionRow): Promis
 
 /** The snapshot stays what it is; the next prompt, or ResumeSession, tries again. */
 export async function failRestore(change: Change, reason: string): Promise<void> {
-  change.set({ desired: "hibernate" });
+  change.set(notRestored(change.session));
   await putAway(change);
   change.append({ case: "system", value: { subtype: "resume_failed", message: `the session could not be brought back: ${reason}` } });
 }

@@ -62,13 +62,14 @@ export function isAskedFor(session: Pick<SessionCore, "state" | "desired" | "sna
   return wanted && nextGeneration(session) === generation;
 }
 
-/** Whether a session may be put away now; looked at again under the lock. */
+/** Whether a session may be put away now; looked at again under the lock, where it may have been asked to end meanwhile. */
 export function isUnused(
   session: Pick<SessionCore, "desired" | "active_at" | "turn" | "pending_count" | "queued_prompts">,
   now: Date,
   idleMs: number,
 ): boolean {
-  return !isOccupied(session) && (session.desired === "hibernate" || now.getTime() - session.active_at.getTime() >= idleMs);
+  const isIdle = now.getTime() - session.active_at.getTime() >= idleMs;
+  return !isOccupied(session) && (session.desired === "hibernate" || (session.desired === "run" && isIdle));
 }
 
 /** What becomes of the turn of a lost runner. `onlyWaited`: people were asked, and nothing else of it was unfinished. */

@@ -34,8 +34,12 @@ export const steps: Record<Exclude<Step, "wait">, TakeStep> = {
 
 /** A new conversation takes a sandbox that stands by, if there is one; everything else starts its own. */
 async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
-  const ready = session.box === null ? deps.standby.take() : undefined;
-  const box = ready?.box ?? session.box ?? newId("box");
+  // Half of a snapshot is nobody's work. It goes here and not when its runner is found lost: until that one's epoch was over,
+  // its last word could still arrive, that everything is back.
+  if (session.restoring && session.box) await deps.launcher.removeFiles(session.box);
+  const kept = session.restoring ? null : session.box;
+  const ready = kept === null ? deps.standby.take() : undefined;
+  const box = ready?.box ?? kept ?? newId("box");
   const attachToken = ready?.attachToken ?? newToken("attach");
   const phantomToken = ready?.phantomToken ?? newToken("phantom");
   const epoch = await deps.journal
@@ -114,8 +118,6 @@ async function hearSpool(deps: StepDeps, session: SessionRow): Promise<void> {
 async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
   await destroySandboxes(deps, session);
   await hearSpool(deps, session);
-  // Half of a snapshot is nobody's work: the next sandbox starts from an empty one.
-  if (session.restoring && session.box) await deps.launcher.removeFiles(session.box);
   await deps.journal.change(session.id, unmoved(session), async (change) => {
     const { now, session: row } = change;
     change.set(recovered(row, now, deps.restartWindowMs));

@@ -35,9 +35,9 @@ export function isToBeRestored(session: Pick<Row, "restoring" | "snapshot_genera
   return session.restoring && session.snapshot_generation !== null;
 }
 
-/** The runner is lost: nothing of its epoch is taken any more. A box with half of a snapshot is nobody's work. */
+/** The runner is lost: nothing of its epoch is taken any more. */
 export function recovered(
-  session: Pick<Row, "epoch" | "desired" | "restoring" | "box" | "restarts" | "restarts_since" | "last_command_id">,
+  session: Pick<Row, "epoch" | "desired" | "restarts" | "restarts_since" | "last_command_id">,
   now: Date,
   restartWindowMs: number,
 ) {
@@ -48,7 +48,6 @@ export function recovered(
     state: "requested" as const,
     state_since: now,
     handle: null,
-    box: session.restoring ? null : session.box,
     desired: session.desired === "hibernate" ? ("run" as const) : session.desired,
     attach_hash: null,
     lease_hash: null,
@@ -64,9 +63,14 @@ export function hibernating(now: Date) {
   return { desired: "hibernate" as const, state: "hibernating" as const, state_since: now };
 }
 
-/** Goes on as if nobody had wanted to put it away. */
-export function keptAwake(now: Date) {
-  return { desired: "run" as const, state: "running" as const, state_since: now, active_at: now };
+/** Goes on as if nobody had wanted to put it away; an end that is wanted stays wanted. */
+export function keptAwake(session: Pick<Row, "desired">, now: Date) {
+  return {
+    desired: session.desired === "end" ? session.desired : ("run" as const),
+    state: "running" as const,
+    state_since: now,
+    active_at: now,
+  };
 }
 
 /** What the session looks like once its snapshot holds all of it. Its sandbox is still there, and worth nothing. */
@@ -88,6 +92,11 @@ export function dormant(
     life_left_ms: left === null ? null : Math.max(0, left),
     ends_at: session.ttl_seconds === null ? null : later(session.created_at, session.ttl_seconds * 1000),
   };
+}
+
+/** Could not be brought back: waits for the next prompt, unless it is to end. */
+export function notRestored({ desired }: Pick<Row, "desired">) {
+  return { desired: desired === "end" ? desired : ("hibernate" as const) };
 }
 
 /** A new sandbox is wanted, which is given the snapshot before anything else. */

@@ -1,6 +1,6 @@
 // The agent that a runner drives: in each turn it asks the model, uses tools that people may have to approve, and says so.
 import { modelRequest } from "./model-gateway.ts";
-import { ask, flushed, type Runner, say } from "./runner.ts";
+import { ask, flushed, leaving, type Runner, say } from "./runner.ts";
 import { decide } from "./runner-service.ts";
 import { createGate, createProcess, kill, type Process, Refusal, type Task } from "./scheduler.ts";
 import { act, call, newId, newNumber, sleep, waitAt } from "./world.ts";
@@ -35,7 +35,7 @@ function onDeath(runner: Runner, agent: Agent): void {
 }
 
 export function prompt(runner: Runner, agent: Agent, seq: number): void {
-  runner.world.scheduler.spawn(agent.process, takeTurn(runner, seq));
+  runner.world.scheduler.spawn(agent.process, leaving(runner, takeTurn(runner, seq)));
 }
 
 function* takeTurn(runner: Runner, seq: number): Task {

@@ -62,6 +62,7 @@ export function createChecker(world: World) {
     watchers,
     lost: new Set<string>(),
     committed(before: Row, change: Change): void {
+      world.onChange?.(before, change, world.scheduler.now);
       checkChange(world, before, change);
     },
     decided(seen: Row, step: string, { sandbox }: { sandbox: string | undefined }): void {

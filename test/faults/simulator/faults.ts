@@ -9,6 +9,7 @@ export type Faults = {
   crash: number;
   /** That an ended sandbox still speaks for a while. */
   lingering: number;
+  start: number;
   upload: number;
   damage: number;
   provider: number;
@@ -23,6 +24,7 @@ export const noFaults: Faults = {
   storageAfter: 0,
   crash: 0,
   lingering: 0,
+  start: 0,
   upload: 0,
   damage: 0,
   provider: 0,
@@ -37,6 +39,7 @@ export const stormy: Faults = {
   storageAfter: 0.01,
   crash: 0.0007,
   lingering: 0.3,
+  start: 0.03,
   upload: 0.05,
   damage: 0.05,
   provider: 0.05,

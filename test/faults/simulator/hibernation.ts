@@ -4,7 +4,7 @@ import { forgetCommands, startNextTurn } from "./turns.ts";
 import { times, type World } from "./world.ts";
 
 export function keepAwake(world: World, one: Change): void {
-  set(one, world.rules.keptAwake(one.now));
+  set(one, world.rules.keptAwake(one.row, one.now));
   append(one, "system", "hibernation_failed");
   startNextTurn(world.rules, one);
 }
@@ -21,7 +21,7 @@ export function finishRestore(world: World, one: Change): void {
 }
 
 export function failRestore(world: World, one: Change): void {
-  set(one, { desired: "hibernate" });
+  set(one, world.rules.notRestored(one.row));
   putAway(world, one);
   append(one, "system", "resume_failed");
 }

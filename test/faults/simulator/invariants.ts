@@ -35,7 +35,7 @@ export function checkChange(world: World, before: Row, change: Change): void {
   checkPauses(truth, change);
   if (row.snapshot_generation !== before.snapshot_generation) checkSnapshot(world, before, change);
   if (before.state !== "dormant" && row.state === "dormant") checkPutAway(world, truth, before, change);
-  if (before.restoring && !row.restoring && row.state === "running") checkRestored(world, truth, change);
+  if (before.restoring && !row.restoring && row.state === "running" && row.desired !== "end") checkRestored(world, truth, change);
 }
 
 function checkState(world: World, before: Row, row: Row): void {

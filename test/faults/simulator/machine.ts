@@ -1,13 +1,17 @@
 // A machine with sandboxes (server/runners/launcher.ts, server/sandbox): boxes of files, and what runs over them.
 import { runInSandbox } from "./runner.ts";
-import { createProcess, kill, type Task } from "./scheduler.ts";
-import { act, type Box, emptySpool, newNumber, type Sandbox, type World } from "./world.ts";
+import { createProcess, kill, Refusal, type Task } from "./scheduler.ts";
+import { act, type Box, emptySpool, newNumber, type Sandbox, unavailable, type World } from "./world.ts";
 
 export type Start = { box: string; host: number; run: number; attachToken: number; phantomToken: number; session: string };
 
 /** Starts a sandbox over the files of a box. */
 export function launch(world: World, start: Start): Task<number> {
   return act(world, () => {
+    if (world.random.chance(world.faults.start)) {
+      world.checker.reach("fault: a sandbox cannot be started");
+      throw new Refusal(unavailable);
+    }
     const box: Box = world.boxes.get(start.box) ?? { id: start.box, host: start.host, files: 0, spool: emptySpool(0), isRemoved: false };
     world.boxes.set(box.id, box);
     // Of a runner that is gone and has been heard.

@@ -119,10 +119,9 @@ function* answerAll(world: World, person: Person): Task {
   const { random } = world;
   for (;;) {
     yield sleep(world, person.isBusy ? random.between(300, 2_500) : 400);
-    for (const session of person.sessions) {
-      const tables = world.store.sessions.get(session);
-      if (!tables || tables.row.pending_count === 0) continue;
-      for (const pause of tables.pauses.values()) {
+    for (const [session, { row, pauses }] of world.store.sessions) {
+      if (row.owner !== person.name || row.pending_count === 0) continue;
+      for (const pause of pauses.values()) {
         if (pause.outcome !== null) continue;
         if (random.chance(0.3)) world.scheduler.spawn(people, answer(world, person, session, pause.call));
         yield* answer(world, person, session, pause.call);

@@ -1,6 +1,6 @@
 // The reconciler of a control plane (server/runners/reconciler.ts, steps.ts, hibernation.ts): looks, takes one step, looks again.
 import { failRestore, keepAwake } from "./hibernation.ts";
-import { type ControlPlane, change, readRow, tablesOf } from "./journal.ts";
+import { type ControlPlane, change, readRow } from "./journal.ts";
 import { destroy, launch, listSandboxes, removeFiles, type Start } from "./machine.ts";
 import { settled } from "./model-gateway.ts";
 import { Refusal, type Task } from "./scheduler.ts";
@@ -93,6 +93,7 @@ function* work(world: World, plane: ControlPlane, sessionId: string): Task {
 
 function* look(world: World, plane: ControlPlane, sessionId: string): Task<boolean> {
   const seen = yield* readRow(world, sessionId);
+  if (seen.state === "ended" || seen.host !== plane.host) return false;
   const { now } = world.scheduler;
   const graceLeftMs = seen.handle === null ? Number.NEGATIVE_INFINITY : plane.memory.seeingSince + times.reconnectMs - now;
   const sandbox = seen.handle === null ? undefined : world.sandboxes.has(seen.handle) ? "running" : "exited";
@@ -107,7 +108,10 @@ function* look(world: World, plane: ControlPlane, sessionId: string): Task<boole
 }
 
 function* start(world: World, plane: ControlPlane, seen: Row): Task {
-  const box = seen.box ?? newId(world, "box");
+  const { order } = world.rules;
+  if (order.emptyHalfRestored && seen.restoring && seen.box !== null) yield* removeFiles(world, seen.box);
+  const kept = order.emptyHalfRestored && seen.restoring ? null : seen.box;
+  const box = kept ?? newId(world, "box");
   const attachToken = newNumber(world);
   const phantomToken = newNumber(world);
   const epoch = yield* change(world, plane, seen.id, unmoved(world, seen), (one) => {
@@ -171,7 +175,8 @@ function* destroySandboxes(world: World, plane: ControlPlane, seen: Row): Task {
 function* hearSpool(world: World, plane: ControlPlane, seen: Row): Task {
   const spool = seen.box === null || seen.lease_hash === null ? undefined : world.boxes.get(seen.box)?.spool;
   if (!spool || spool.epoch !== seen.epoch || !world.rules.order.hearSpool) return;
-  const { firstSeq: first, events: left } = { ...spool };
+  const first = spool.firstSeq;
+  const left = [...spool.events];
   for (let at = 0; at < left.length; at += 3) {
     const firstSeq = first + at;
     const events = left.slice(at, at + 3);
@@ -190,7 +195,7 @@ function* recover(world: World, plane: ControlPlane, seen: Row): Task {
   const { rules } = world;
   if (rules.order.destroyBeforeNext) yield* destroySandboxes(world, plane, seen);
   yield* hearSpool(world, plane, seen);
-  if (seen.restoring && seen.box !== null && rules.order.emptyHalfRestored) yield* removeFiles(world, seen.box);
+  if (!rules.order.emptyAfterRecovery && seen.restoring && seen.box !== null) yield* removeFiles(world, seen.box);
   yield* change(world, plane, seen.id, unmoved(world, seen), (one) => {
     set(one, rules.recovered(one.row, one.now, times.restartWindowMs));
     forgetCommands(rules, one, one.row.last_command_id);
@@ -255,10 +260,11 @@ export function* adoptSandboxes(world: World, plane: ControlPlane): Task {
       yield* keepHandle(world, plane, { sessionId, epoch: run, handle: id });
     } else if (world.rules.order.sweep) yield* destroy(world, id);
   }
-  const wanted = new Set((yield readTables(world, (row) => row.box !== null && row.state !== "ended")) as string[]);
-  const boxes = new Set([...wanted].map((id) => tablesOf(world, id).row.box));
-  for (const { id, host, isRemoved } of world.boxes.values())
-    if (host === plane.host && !isRemoved && !boxes.has(id)) yield* removeFiles(world, id);
+  const boxes = [...world.boxes.values()].filter(({ host }) => host === plane.host);
+  for (const { id } of boxes) {
+    const wanted = (yield readTables(world, (row) => row.box === id && row.state !== "ended")) as string[];
+    if (wanted.length === 0) yield* removeFiles(world, id);
+  }
   const halfStarts = (yield readTables(
     world,
     (row) => row.host === plane.host && row.state === "starting" && row.handle === null,

@@ -15,6 +15,7 @@ export function unrest(world: World): string | undefined {
     const last = world.store.sessions.get(session)!.log.length;
     if (lastSeen < last) return `a watcher of ${session} has seen ${lastSeen} of ${last}`;
   }
+  for (const [request, { by, booked }] of world.checker.providerAnswers) if (booked === 0 && by.alive) return `${request} is not booked`;
   return undefined;
 }
 
@@ -51,6 +52,13 @@ function checkLog(world: World, { row, log }: SessionTables): void {
   }
 }
 
+/** Much later: sessions that nobody used have ended, and what was kept of them is gone. */
+export function checkForgotten(world: World): void {
+  for (const { row } of world.store.sessions.values())
+    if (row.state !== "ended") broken("what nobody uses ends", `${row.id} is ${row.state}`);
+  for (const archive of world.blobs.keys()) broken("I16 nothing is left in the object store", archive);
+}
+
 function checkPrompts(world: World): void {
   const found = new Map<string, number>();
   for (const { log } of world.store.sessions.values()) {
@@ -64,8 +72,7 @@ function checkPrompts(world: World): void {
 
 function checkLedger(world: World): void {
   const spent = new Map<string, number>();
-  for (const [request, { session, cost, by, booked }] of world.checker.providerAnswers) {
-    if (booked === 0 && by.alive) broken("I12 what the provider answered is booked", request);
+  for (const { session, cost, booked } of world.checker.providerAnswers.values()) {
     if (booked > 0) spent.set(session, (spent.get(session) ?? 0) + cost);
   }
   for (const { row } of world.store.sessions.values()) {

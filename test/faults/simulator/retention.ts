@@ -40,14 +40,13 @@ function* endUnused(world: World, plane: ControlPlane): Task {
 /** The rows first, then their archives: who dies between them leaves an archive that nothing names. */
 function* forgetExpired(world: World): Task {
   const archives = (yield transaction(world, () => {
-    const value: string[] = [];
-    for (const tables of world.store.sessions.values()) {
-      const ended = tables.row.terminated_at?.getTime() ?? Number.POSITIVE_INFINITY;
-      if (ended >= world.scheduler.now - times.retentionMs) continue;
-      for (const { archive } of tables.snapshots) value.push(archive);
-      tables.snapshots = [];
-    }
-    return { value, changes: [] };
+    const before = world.scheduler.now - times.retentionMs;
+    const expired = [...world.store.sessions.values()].filter(
+      ({ row }) => row.terminated_at !== null && row.terminated_at.getTime() < before,
+    );
+    const value = expired.flatMap(({ snapshots }) => snapshots.map(({ archive }) => archive));
+    const forget = () => expired.forEach((tables) => (tables.snapshots = []));
+    return { value, changes: [], also: forget };
   })) as string[];
   for (const archive of archives) yield* act(world, () => deleteBlob(world, archive));
 }

@@ -39,8 +39,10 @@ const order = {
   askBeforeDiscarding: true,
   /** A runner says that its files are back when they are. */
   reportAfterUnpacking: true,
-  /** The files of a sandbox that was lost while they were brought back are removed. */
+  /** A box that was lost while its files were brought back is not used again. */
   emptyHalfRestored: true,
+  /** Nor is it removed before its runner has lost the right to say that everything is back. */
+  emptyAfterRecovery: true,
   /** Readers are handed events after their commit. */
   publishAfterCommit: true,
   /** Commands meant for a lost runner are deleted. */

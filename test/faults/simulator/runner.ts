@@ -92,7 +92,7 @@ function newRunner(world: World, sandbox: Sandbox, start: Start, lease: service.
 }
 
 /** A thread of the runner that is refused ends its process: the session goes on without it. */
-function* leaving(runner: Runner, task: Task): Task {
+export function* leaving(runner: Runner, task: Task): Task {
   try {
     yield* task;
   } catch (error) {

@@ -22,9 +22,7 @@ function once(world: World, { owner, requestId, parameters }: Call, work: () => 
   const done = work();
   const keep = () => requestIds.set(`${owner}/${requestId}`, { parameters, answer: done.value });
   // As a planted bug: in a transaction of its own, some time later.
-  if (world.rules.order.keepAnswerWithWork) keep();
-  else world.scheduler.at(60, keep);
-  return done;
+  return { ...done, also: world.rules.order.keepAnswerWithWork ? keep : () => world.scheduler.at(60, keep) };
 }
 
 /** Changes a live session of the caller, once for each request id. */

@@ -3,9 +3,9 @@ import { Violation } from "./checker.ts";
 import { startControlPlane } from "./control-plane.ts";
 import { startNemesis, stopNemesis } from "./nemesis.ts";
 import { startPerson } from "./people.ts";
-import { checkAtRest, unrest } from "./rest.ts";
+import { checkAtRest, checkForgotten, unrest } from "./rest.ts";
 import { productionRules, type Rules } from "./rules.ts";
-import { createWorld, type World } from "./world.ts";
+import { createWorld, type OnChange, type World } from "./world.ts";
 
 export type SimulateOptions = {
   /** The seed of the first schedule; each further one counts up. */
@@ -14,6 +14,7 @@ export type SimulateOptions = {
   steps: number;
   /** What the world decides by; the production's rules where nothing else is said. */
   rules?: Rules;
+  onChange?: OnChange;
 };
 
 export type Broken = { seed: number; step: number; atMs: number; promise: string };
@@ -31,13 +32,13 @@ export type Simulated = {
   reached: Map<string, number>;
 };
 
-export function simulate({ seed, steps, rules = productionRules }: SimulateOptions): Simulated {
+export function simulate({ seed, steps, rules = productionRules, onChange }: SimulateOptions): Simulated {
   const began = performance.now();
   const reached = new Map<string, number>();
   let [taken, schedules, simulatedMs] = [0, 0, 0];
   let broken: Broken | undefined;
   while (taken < steps && !broken) {
-    const schedule = runSchedule(seed + schedules, rules);
+    const schedule = runSchedule(seed + schedules, rules, onChange);
     schedules += 1;
     taken += schedule.steps;
     simulatedMs += schedule.now;
@@ -51,10 +52,12 @@ export function simulate({ seed, steps, rules = productionRules }: SimulateOptio
 /** People are busy and the nemesis strikes for as long; then all must come to rest within the second time. */
 const busyMs = 45_000;
 const restMs = 120_000;
+/** After so long nothing is left of sessions that nobody uses. */
+const oblivionMs = 300_000;
 
 /** One schedule. Its seed is all that it depends on. */
-export function runSchedule(seed: number, rules: Rules) {
-  const world = createWorld(seed, rules);
+export function runSchedule(seed: number, rules: Rules, onChange?: OnChange) {
+  const world = createWorld(seed, rules, onChange);
   let broken: Broken | undefined;
   try {
     runTo(world);
@@ -80,4 +83,8 @@ function runTo(world: World): void {
     while (scheduler.step(until));
   }
   checkAtRest(world);
+  if (!random.chance(0.1)) return;
+  const { now } = scheduler;
+  while (scheduler.step(now + oblivionMs));
+  checkForgotten(world);
 }

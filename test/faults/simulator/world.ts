@@ -80,9 +80,13 @@ export type World = {
   readonly checker: Checker;
   faults: Faults;
   lastId: number;
+  readonly onChange: OnChange | undefined;
 };
 
-export function createWorld(seed: number, rules: Rules): World {
+/** Told of each change of a session when it is committed, for who looks at a schedule. */
+export type OnChange = (before: Row, change: Change, atMs: number) => void;
+
+export function createWorld(seed: number, rules: Rules, onChange?: OnChange): World {
   const random = createRandom(seed);
   const scheduler = createScheduler(random, (process) => {
     if (process !== people && random.chance(world.faults.crash)) {
@@ -102,6 +106,7 @@ export function createWorld(seed: number, rules: Rules): World {
     checker: undefined as unknown as Checker,
     faults: noFaults,
     lastId: 0,
+    onChange,
   };
   Object.assign(world, { checker: createChecker(world) });
   return world;
@@ -146,11 +151,14 @@ export function* act<T>(world: World, work: () => T): Task<T> {
 
 export const unavailable = "UNAVAILABLE";
 
+/** What a transaction answers and writes. */
+export type Work<T> = { value: T; changes: readonly Change[]; also?: () => void };
+
 /**
  * One transaction. It fails before its commit or after it, and the caller cannot tell which; who dies meanwhile may have
  * committed or not. `body` returns the changes to write with its value; what it refuses is not written.
  */
-export function transaction<T>(world: World, body: () => { value: T; changes: readonly Change[] }): Effect {
+export function transaction<T>(world: World, body: () => Work<T>): Effect {
   const { scheduler, store, random } = world;
   return (thread, ticket) =>
     scheduler.at(latency(world), () => {
@@ -161,14 +169,16 @@ export function transaction<T>(world: World, body: () => { value: T; changes: re
       if (!thread.process.alive && random.chance(0.5)) return;
       if (store.awayUntil > scheduler.now) return fail("Postgres restarts");
       if (random.chance(world.faults.storageBefore)) return fail("storage fails before the commit");
-      let done: { value: T; changes: readonly Change[] };
+      let done: Work<T>;
       try {
         done = body();
       } catch (error) {
         if (!(error instanceof Refusal)) throw error;
         return scheduler.resume(thread, ticket, latency(world), undefined, error);
       }
+      if (random.chance(world.faults.storageBefore)) return fail("storage fails at the commit");
       for (const change of done.changes) commit(world, change);
+      done.also?.();
       if (random.chance(world.faults.storageAfter)) return fail("storage fails after the commit");
       scheduler.resume(thread, ticket, latency(world), done.value);
     });
