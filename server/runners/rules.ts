@@ -62,6 +62,11 @@ export function isAskedFor(session: Pick<SessionCore, "state" | "desired" | "sna
   return wanted && nextGeneration(session) === generation;
 }
 
+/** Whether what is asked is still the last that was asked: a turn between two asks makes an archive old. */
+export function isLastAsked(session: Pick<SessionCore, "last_command_id">, commandId: number): boolean {
+  return commandId === 0 || session.last_command_id === commandId;
+}
+
 /** Whether a session may be put away now; looked at again under the lock, where it may have been asked to end meanwhile. */
 export function isUnused(
   session: Pick<SessionCore, "desired" | "active_at" | "turn" | "pending_count" | "queued_prompts">,

@@ -1,2 +1,2 @@
-import { type Rules } from "./rules.ts";
+import type { Rules } from "./rules.ts";
 export const mutants: { name: string; rules: Rules }[] = [];

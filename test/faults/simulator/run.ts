@@ -6,9 +6,9 @@
  * broken or a planted bug was not found.
  */
 import { parseArgs } from "node:util";
-import type { Change, Row } from "./tables.ts";
 import { mutants } from "./mutants.ts";
 import { simulate } from "./simulate.ts";
+import type { Change, Row } from "./tables.ts";
 
 const { values } = parseArgs({
   options: { steps: { type: "string", default: "10000000" }, seed: { type: "string" }, session: { type: "string" } },

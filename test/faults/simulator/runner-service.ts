@@ -118,7 +118,7 @@ export function* putSnapshot(
   plane: ControlPlane,
   lease: Lease,
   from: Process,
-  content: { generation: number; files: number },
+  content: { generation: number; commandId: number; files: number },
 ): Task<boolean> {
   yield* requireLease(world, plane, lease);
   const row = yield* readRow(world, lease.sessionId);
@@ -136,16 +136,22 @@ export function* putSnapshot(
     madeAtMs: world.scheduler.now + plane.process.skewMs,
   };
   if (!world.rules.order.pointAfterUpload) {
-    const isCommitted = yield* commit(world, plane, lease, content.generation, archive);
+    const isCommitted = yield* commit(world, plane, lease, content, archive);
     yield* upload(world, blob, isCut);
     return isCommitted;
   }
   yield* upload(world, blob, isCut);
-  return yield* commit(world, plane, lease, content.generation, archive);
+  return yield* commit(world, plane, lease, content, archive);
 }
 
 /** The pointer moves only here, under the lease and only while the snapshot is still asked for. */
-function* commit(world: World, plane: ControlPlane, lease: Lease, generation: number, archive: string): Task<boolean> {
+function* commit(
+  world: World,
+  plane: ControlPlane,
+  lease: Lease,
+  { generation, commandId }: { generation: number; commandId: number },
+  archive: string,
+): Task<boolean> {
   const { rules } = world;
   if (!rules.order.removeOldAfterCommit) for (const old of tablesOf(world, lease.sessionId).snapshots) deleteBlob(world, old.archive);
   let replaced: Snapshot[] | undefined;
@@ -153,7 +159,7 @@ function* commit(world: World, plane: ControlPlane, lease: Lease, generation: nu
     replaced = yield* change(world, plane, lease.sessionId, underLease(world, lease), (one) => {
       // Something of the agent's may have asked for a person after it was told to rest.
       if (one.row.state === "hibernating" && rules.isOccupied(one.row)) set(one, rules.wakened(one.row, one.now));
-      if (!rules.isAskedFor(one.row, generation)) return undefined;
+      if (!rules.isAskedFor(one.row, generation) || !rules.isLastAsked(one.row, commandId)) return undefined;
       point(one, generation, archive);
       if (one.row.state === "hibernating") putAway(world, one);
       return one.tables.snapshots.filter((old) => old.generation < generation - snapshotsKept + 1);

@@ -226,10 +226,10 @@ function obey(runner: Runner, command: Command): void {
     case "decision":
       return decided(runner, command.call, command.isAllowed);
     case "hibernate":
-      return inTurn(runner, (staying) => hibernate(runner, command.generation, staying));
+      return inTurn(runner, (staying) => hibernate(runner, command, staying));
     case "terminate":
       runner.isLeaving = true;
-      return inTurn(runner, (staying) => terminate(runner, command.generation, staying));
+      return inTurn(runner, (staying) => terminate(runner, command, staying));
   }
 }
 
@@ -262,20 +262,23 @@ function* putter(runner: Runner): Task {
   }
 }
 
+/** The command that asks for a snapshot. */
+type AskedSnapshot = { id: number; generation: number };
+
 /** Nothing runs while the session is put away. Should it be wanted awake meanwhile, or not be kept, it goes on. */
-function* hibernate(runner: Runner, generation: number, staying: Staying): Task {
+function* hibernate(runner: Runner, asked: AskedSnapshot, staying: Staying): Task {
   const { world, lease } = runner;
   if (staying.isAborted) return;
   try {
-    if (yield* putAway(runner, generation, staying)) return kill(runner.sandbox.process);
+    if (yield* putAway(runner, asked, staying)) return kill(runner.sandbox.process);
   } catch (error) {
     if (!(error instanceof Refusal) || error.reason === service.fenced) throw error;
-    if (!staying.isAborted) yield* ask(runner, (plane) => service.abandonSnapshot(world, plane, lease, generation));
+    if (!staying.isAborted) yield* ask(runner, (plane) => service.abandonSnapshot(world, plane, lease, asked.generation));
   }
   if (!runner.isLeaving) runner.agent ??= startAgent(runner);
 }
 
-function* putAway(runner: Runner, generation: number, staying: Staying): Task<boolean> {
+function* putAway(runner: Runner, { id: commandId, generation }: AskedSnapshot, staying: Staying): Task<boolean> {
   const { world, lease, sandbox } = runner;
   const { stopAgentBeforePacking, flushBeforePacking, leaveAfterCommit } = world.rules.order;
   if (stopAgentBeforePacking) stopAgent(runner);
@@ -287,7 +290,7 @@ function* putAway(runner: Runner, generation: number, staying: Staying): Task<bo
     const put = call(
       world,
       () => planeOf(world, sandbox).process,
-      () => service.putSnapshot(world, planeOf(world, sandbox), lease, sandbox.process, { generation, files }),
+      () => service.putSnapshot(world, planeOf(world, sandbox), lease, sandbox.process, { generation, commandId, files }),
       times.archiveTimeoutMs,
     );
     if (!leaveAfterCommit) kill(sandbox.process);
@@ -301,11 +304,11 @@ function* putAway(runner: Runner, generation: number, staying: Staying): Task<bo
 }
 
 /** Brings a last snapshot out where one is asked for; whoever asked does not wait for long. */
-function* terminate(runner: Runner, generation: number, staying: Staying): Task {
+function* terminate(runner: Runner, asked: AskedSnapshot, staying: Staying): Task {
   const { world, lease } = runner;
   stopAgent(runner);
   try {
-    if (generation > 0) yield* putAway(runner, generation, staying);
+    if (asked.generation > 0) yield* putAway(runner, asked, staying);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
   }
