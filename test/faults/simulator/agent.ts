@@ -64,7 +64,7 @@ function* askModel(runner: Runner): Task<boolean> {
   const { world, sandbox, start, lease } = runner;
   const plane = () => world.controlPlanes[sandbox.box.host]!;
   for (let tries = 0; tries < 4; tries += 1) {
-    const request = () => modelRequest(world, plane(), start.phantomToken, lease.epoch);
+    const request = () => modelRequest(world, plane(), start, lease.epoch);
     if (world.random.chance(0.1))
       world.scheduler.spawn(runner.agent?.process ?? sandbox.process, ignoring(call(world, () => plane().process, request)));
     try {
@@ -104,6 +104,17 @@ function* useTool(runner: Runner, seq: number): Task {
     });
   }
   say(runner, "toolResult", id);
+  if (isAllowed && runner.agent && world.random.chance(0.2)) world.scheduler.spawn(runner.agent.process, writeOn(runner));
+}
+
+/** What a tool left running writes on, whether or not a turn is under way. */
+function* writeOn({ world, lease, sandbox }: Runner): Task {
+  for (let times = world.random.between(2, 30); times > 0; times -= 1) {
+    yield sleep(world, world.random.between(100, 900));
+    if (sandbox.isLingering) return;
+    sandbox.box.files = newNumber(world);
+    world.checker.filesChanged(lease, sandbox);
+  }
 }
 
 function* waitForPerson(runner: Runner, id: string): Task<boolean> {

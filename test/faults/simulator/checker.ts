@@ -68,6 +68,7 @@ export function createChecker(world: World) {
     decided(seen: Row, step: string, { sandbox }: { sandbox: string | undefined }): void {
       if (step !== "wait") reach(`step: ${step}`);
       if (step !== "recover" && step !== "give_up" && step !== "startup_timeout") return;
+      if (world.isCalm) broken("nobody is lost where nothing fails", `${step} of ${seen.id}`);
       const isLate = seen.lease_until === null || seen.lease_until.getTime() < world.scheduler.now;
       if (!isLate && sandbox !== "exited") broken("nobody is called late before the database's clock says so", `${step} of ${seen.id}`);
     },
@@ -111,6 +112,10 @@ export function createChecker(world: World) {
       truth.ran.add(call);
       truth.acted.add(seq);
       truth.files = box.files;
+    },
+    /** What the agent left running writes whenever it likes. */
+    filesChanged({ sessionId }: Lease, { box }: Sandbox): void {
+      truthOf(sessionId).files = box.files;
     },
     modelRequested(row: Row, epoch: number): void {
       const { max_budget_micros: budget, max_turns: turns } = row;

@@ -5,12 +5,14 @@ export type Faults = {
   delay: number;
   storageBefore: number;
   storageAfter: number;
-  /** That a process dies between two of its effects. */
+  /** That a process dies between two of its effects; of runners four times as likely. */
   crash: number;
   /** That an ended sandbox still speaks for a while. */
   lingering: number;
   start: number;
   upload: number;
+  /** That the object store takes longer than anybody waits. */
+  hang: number;
   damage: number;
   provider: number;
   streamCut: number;
@@ -26,6 +28,7 @@ export const noFaults: Faults = {
   lingering: 0,
   start: 0,
   upload: 0,
+  hang: 0,
   damage: 0,
   provider: 0,
   streamCut: 0,
@@ -34,13 +37,14 @@ export const noFaults: Faults = {
 export const stormy: Faults = {
   loss: 0.01,
   duplication: 0.02,
-  delay: 0.01,
+  delay: 0.02,
   storageBefore: 0.01,
   storageAfter: 0.01,
-  crash: 0.0007,
-  lingering: 0.3,
+  crash: 0.001,
+  lingering: 0.5,
   start: 0.03,
   upload: 0.05,
+  hang: 0.03,
   damage: 0.05,
   provider: 0.05,
   streamCut: 0.01,

@@ -40,6 +40,7 @@ export function destroy(world: World, id: number): Task {
     if (!world.random.chance(world.faults.lingering)) return kill(sandbox.process);
     world.checker.reach("fault: an ended runner still speaks");
     sandbox.isLingering = true;
+    sandbox.process.stoppedUntil = 0;
     world.scheduler.at(world.random.between(500, 5_000), () => kill(sandbox.process));
   });
 }

@@ -4,9 +4,11 @@ import { Refusal, type Task } from "./scheduler.ts";
 import { append, type Row, set } from "./tables.ts";
 import { latency, newId, readTables, sleep, times, unavailable, type World } from "./world.ts";
 
+type Phantom = { phantomToken: number; session: string };
+
 /** Answers when the provider has; refused where the token opens nothing or the session has spent what it may. */
-export function* modelRequest(world: World, plane: ControlPlane, phantomToken: number, epoch: number): Task {
-  const row = yield* findPhantom(world, phantomToken);
+export function* modelRequest(world: World, plane: ControlPlane, { phantomToken, session }: Phantom, epoch: number): Task {
+  const row = yield* findPhantom(world, phantomToken, session);
   if (!row) throw new Refusal("UNAUTHENTICATED");
   const { max_budget_micros: maxBudgetMicros, max_turns: maxTurns } = row;
   const phantom = { sessionId: row.id, ownerId: row.owner, epoch: row.epoch, box: row.box, spentMicros: row.spent, maxBudgetMicros };
@@ -35,10 +37,11 @@ export function* modelRequest(world: World, plane: ControlPlane, phantomToken: n
   world.scheduler.spawn(plane.process, book(world, plane, { request, sessionId: row.id, cost }));
 }
 
-function* findPhantom(world: World, phantomToken: number): Task<Row | undefined> {
+function* findPhantom(world: World, phantomToken: number, session: string): Task<Row | undefined> {
   let found: Row | undefined;
   yield readTables(world, (row) => {
-    if (row.phantom_hash === phantomToken && row.state === "running" && row.desired === "run") found = row;
+    const isMeant = world.rules.order.comparePhantom ? row.phantom_hash === phantomToken : row.id === session;
+    if (isMeant && row.state === "running" && row.desired === "run") found = row;
     return false;
   });
   return found;

@@ -4,7 +4,7 @@ import { kill, type Process } from "./scheduler.ts";
 import type { World } from "./world.ts";
 
 /** Some schedules are calm, so that what only shows when much goes well is seen too. */
-const strengths = [0, 0.3, 1, 1, 2];
+const strengths = [0, 0.5, 1, 1.5, 2, 3];
 const attacks: readonly ((world: World) => void)[] = [
   killPlane,
   stopPlane,
@@ -25,7 +25,8 @@ export function startNemesis(world: World, untilMs: number): void {
     random.pick(attacks)(world);
     scheduler.at(random.between(500, 6_000) / strength, strike);
   };
-  if (strength > 0) scheduler.at(random.between(500, 4_000), strike);
+  world.isCalm = strength === 0;
+  if (!world.isCalm) scheduler.at(random.between(500, 4_000), strike);
 }
 
 export function stopNemesis(world: World): void {

@@ -1,6 +1,6 @@
 // The object store (server/snapshots/archives.ts): an archive is written in pieces, read back, and may get lost or altered.
 import { Refusal, type Task } from "./scheduler.ts";
-import { act, type Blob, transaction, unavailable, type World } from "./world.ts";
+import { act, type Blob, sleep, transaction, unavailable, type World } from "./world.ts";
 
 /** Keeps an archive whole, or nothing. `isCut` is true when whoever sends it has gone. */
 export function* upload(world: World, blob: Blob, isCut: () => boolean): Task {
@@ -11,11 +11,13 @@ export function* upload(world: World, blob: Blob, isCut: () => boolean): Task {
       blobs.set(blob.archive, blob);
       blob.isDamaged = random.chance(faults.damage);
     });
+    yield* transfer(world);
     yield* act(world, () => {
       if (isCut()) refuse(world, "a snapshot is cut", unavailable);
       if (random.chance(faults.upload)) refuse(world, "the object store fails", unavailable);
       if (blobs.has(blob.archive)) blob.isWhole = true;
     });
+    yield* transfer(world);
     if (world.rules.order.readBack) yield* readBlob(world, blob.archive);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
@@ -24,6 +26,14 @@ export function* upload(world: World, blob: Blob, isCut: () => boolean): Task {
     checker.reach("fault: an archive is altered while it is written");
     throw new Refusal(unavailable);
   }
+}
+
+/** The bytes take a while, and sometimes very long. */
+export function* transfer(world: World): Task {
+  const { random } = world;
+  const isHanging = random.chance(world.faults.hang);
+  if (isHanging) world.checker.reach("fault: the object store hangs");
+  yield sleep(world, isHanging ? 20_000 : random.chance(0.1) ? random.between(500, 4_000) : random.between(5, 200));
 }
 
 function refuse(world: World, fault: string, reason: string): never {

@@ -26,6 +26,8 @@ const deeds: readonly [weight: number, Deed][] = [
   [2, (world, _person, id) => attempt(world, (plane) => sessions.resumeSession(world, plane, id))],
   [1, (world, _person, id) => attempt(world, (plane) => sessions.terminateSession(world, plane, id))],
   [2, fork],
+  [2, fidget],
+  [1, resumeAndEnd],
 ];
 const choices = deeds.flatMap(([weight, deed]) => Array<Deed>(weight).fill(deed));
 
@@ -114,11 +116,29 @@ function* takeBack(world: World, person: Person): Task {
   yield* attemptOnce(world, requestId, (plane) => sessions.takeBack(world, plane, request, last.session, last.seq));
 }
 
+/** Puts a session away, has something done after all, and puts it away again. */
+function* fidget(world: World, person: Person, session: string): Task {
+  const hibernate = () => attempt(world, (plane) => sessions.hibernateSession(world, plane, session));
+  yield* hibernate();
+  yield sleep(world, world.random.between(50, 800));
+  yield* prompt(world, person, session);
+  for (let tries = 0; tries < 6; tries += 1) {
+    yield sleep(world, world.random.between(100, 600));
+    yield* hibernate();
+  }
+}
+
+function* resumeAndEnd(world: World, _person: Person, session: string): Task {
+  yield* attempt(world, (plane) => sessions.resumeSession(world, plane, session));
+  yield sleep(world, world.random.between(20, 1_500));
+  yield* attempt(world, (plane) => sessions.terminateSession(world, plane, session));
+}
+
 /** Answers what is asked, sooner or later, sometimes in two places at once and differently. */
 function* answerAll(world: World, person: Person): Task {
   const { random } = world;
   for (;;) {
-    yield sleep(world, person.isBusy ? random.between(300, 2_500) : 400);
+    yield sleep(world, person.isBusy ? random.between(300, random.chance(0.3) ? 9_000 : 1_500) : 400);
     for (const [session, { row, pauses }] of world.store.sessions) {
       if (row.owner !== person.name || row.pending_count === 0) continue;
       for (const pause of pauses.values()) {

@@ -161,7 +161,7 @@ function* keepHandle(
     yield* destroy(world, handle);
     throw error;
   }
-  if (!isKept && world.rules.order.destroyUnwanted) yield* destroy(world, handle);
+  if (!isKept) yield* destroy(world, handle);
 }
 
 function* destroySandboxes(world: World, plane: ControlPlane, seen: Row): Task {
@@ -257,8 +257,9 @@ export function* adoptSandboxes(world: World, plane: ControlPlane): Task {
   for (const { id, box, run } of found) {
     const [sessionId] = (yield readTables(world, (row) => row.box === box && row.state !== "ended" && row.epoch === run)) as string[];
     if (sessionId !== undefined) {
+      if (!world.rules.order.takeBack) continue;
       yield* keepHandle(world, plane, { sessionId, epoch: run, handle: id });
-    } else if (world.rules.order.sweep) yield* destroy(world, id);
+    } else yield* destroy(world, id);
   }
   const boxes = [...world.boxes.values()].filter(({ host }) => host === plane.host);
   for (const { id } of boxes) {

@@ -7,7 +7,7 @@ import { act, readTables, sleep, times, transaction, type World } from "./world.
 
 export function* enforceRetention(world: World, plane: ControlPlane): Task {
   for (;;) {
-    yield sleep(world, times.retentionMs / 3);
+    yield sleep(world, times.sweepMs);
     try {
       yield* endUnused(world, plane);
       yield* forgetExpired(world);

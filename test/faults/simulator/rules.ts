@@ -19,10 +19,10 @@ const order = {
   destroyBeforeNext: true,
   /** Whatever runs over a box is ended, not only what its session knows of. */
   destroyUnknown: true,
-  /** A sandbox whose session moved on while it started is ended. */
-  destroyUnwanted: true,
-  /** At the start of a server, sandboxes of nobody are ended. */
-  sweep: true,
+  /** At the start of a server, sandboxes are taken back by the sessions that want them. */
+  takeBack: true,
+  /** A phantom token is compared, and not only whose it was. */
+  comparePhantom: true,
   /** The agent rests while its files are packed. */
   stopAgentBeforePacking: true,
   /** What a runner has said is committed before its snapshot is sent. */

@@ -3,7 +3,7 @@
 import { failRestore, finishRestore, keepAwake, putAway } from "./hibernation.ts";
 import { type ControlPlane, change, changeOptimistically, type Guard, readRow, tablesOf } from "./journal.ts";
 import { settled } from "./model-gateway.ts";
-import { deleteBlob, discardUnnamed, readBlob, upload } from "./object-store.ts";
+import { deleteBlob, discardUnnamed, readBlob, transfer, upload } from "./object-store.ts";
 import { createGate, type Process, Refusal, type Task } from "./scheduler.ts";
 import { type Stream, send } from "./streams.ts";
 import { type Change, type Command, type Snapshot, set } from "./tables.ts";
@@ -198,6 +198,7 @@ export function* getSnapshot(world: World, plane: ControlPlane, lease: Lease, ge
   yield* readRow(world, lease.sessionId);
   const snapshot = tablesOf(world, lease.sessionId).snapshots.find((one) => one.generation === generation);
   if (!snapshot) throw new Refusal("SNAPSHOT_GONE");
+  yield* transfer(world);
   return yield* readBlob(world, snapshot.archive);
 }
 

@@ -162,7 +162,7 @@ function* bringBack(runner: Runner, generation: number): Task {
   const { reportAfterUnpacking } = world.rules.order;
   let files: number;
   try {
-    files = yield* ask(runner, (plane) => service.getSnapshot(world, plane, lease, generation));
+    files = yield* ask(runner, (plane) => service.getSnapshot(world, plane, lease, generation), times.archiveTimeoutMs);
   } catch (error) {
     if (error instanceof Refusal && error.reason === "SNAPSHOT_GONE") {
       yield* ask(runner, (plane) => service.reportRestore(world, plane, lease, false));
@@ -170,8 +170,11 @@ function* bringBack(runner: Runner, generation: number): Task {
     throw error;
   }
   if (!reportAfterUnpacking) yield* ask(runner, (plane) => service.reportRestore(world, plane, lease, true));
+  const isEmpty = sandbox.box.files === 0;
   yield* act(world, () => void (sandbox.box.files = halfUnpacked));
-  yield* act(world, () => void (sandbox.box.files = files));
+  yield sleep(world, world.random.between(5, 300));
+  // Over what was there it would be a mixture.
+  yield* act(world, () => void (sandbox.box.files = isEmpty ? files : halfUnpacked));
   if (reportAfterUnpacking) yield* ask(runner, (plane) => service.reportRestore(world, plane, lease, true));
 }
 

@@ -53,7 +53,7 @@ export function simulate({ seed, steps, rules = productionRules, onChange }: Sim
 const busyMs = 45_000;
 const restMs = 120_000;
 /** After so long nothing is left of sessions that nobody uses. */
-const oblivionMs = 300_000;
+const oblivionMs = 600_000;
 
 /** One schedule. Its seed is all that it depends on. */
 export function runSchedule(seed: number, rules: Rules, onChange?: OnChange) {

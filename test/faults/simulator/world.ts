@@ -31,10 +31,11 @@ export const times = {
   intervalMs: 1_000,
   blindMs: 2_000,
   reconnectMs: 9_000,
-  maxSessionMs: 120_000,
+  maxSessionMs: 400_000,
   keepAliveMs: 3_000,
   settleMs: 1_000,
-  retentionMs: 60_000,
+  retentionMs: 200_000,
+  sweepMs: 7_000,
   callTimeoutMs: 2_500,
 };
 
@@ -79,6 +80,8 @@ export type World = {
   readonly controlPlanes: ControlPlane[];
   readonly checker: Checker;
   faults: Faults;
+  /** Nothing fails in this schedule. */
+  isCalm: boolean;
   lastId: number;
   readonly onChange: OnChange | undefined;
 };
@@ -89,7 +92,7 @@ export type OnChange = (before: Row, change: Change, atMs: number) => void;
 export function createWorld(seed: number, rules: Rules, onChange?: OnChange): World {
   const random = createRandom(seed);
   const scheduler = createScheduler(random, (process) => {
-    if (process !== people && random.chance(world.faults.crash)) {
+    if (process !== people && random.chance(process.name.startsWith("runner") ? 4 * world.faults.crash : world.faults.crash)) {
       world.checker.reach(`fault: crash of a ${kindOf(process)}`);
       kill(process);
     }
@@ -105,6 +108,7 @@ export function createWorld(seed: number, rules: Rules, onChange?: OnChange): Wo
     controlPlanes: [],
     checker: undefined as unknown as Checker,
     faults: noFaults,
+    isCalm: true,
     lastId: 0,
     onChange,
   };
