@@ -9,10 +9,16 @@ export type Faults = {
   crash: number;
   /** That an ended sandbox still speaks for a while. */
   lingering: number;
+  /** That a control plane takes its time between a look and the step it decides on. */
+  slowStep: number;
+  /** That a runner dies just when it says that its files are back. */
+  lastWord: number;
   start: number;
   upload: number;
   /** That the object store takes longer than anybody waits. */
   hang: number;
+  /** That it does not give a snapshot that it has. */
+  unreadable: number;
   damage: number;
   provider: number;
   streamCut: number;
@@ -26,9 +32,12 @@ export const noFaults: Faults = {
   storageAfter: 0,
   crash: 0,
   lingering: 0,
+  slowStep: 0,
+  lastWord: 0,
   start: 0,
   upload: 0,
   hang: 0,
+  unreadable: 0,
   damage: 0,
   provider: 0,
   streamCut: 0,
@@ -41,10 +50,13 @@ export const stormy: Faults = {
   storageBefore: 0.01,
   storageAfter: 0.01,
   crash: 0.001,
-  lingering: 0.5,
+  lingering: 0.6,
+  slowStep: 0.1,
+  lastWord: 0.1,
   start: 0.03,
   upload: 0.05,
-  hang: 0.03,
+  hang: 0.08,
+  unreadable: 0.1,
   damage: 0.05,
   provider: 0.05,
   streamCut: 0.01,

@@ -1,7 +1,7 @@
 // A machine with sandboxes (server/runners/launcher.ts, server/sandbox): boxes of files, and what runs over them.
 import { runInSandbox } from "./runner.ts";
 import { createProcess, kill, Refusal, type Task } from "./scheduler.ts";
-import { act, type Box, emptySpool, newNumber, type Sandbox, unavailable, type World } from "./world.ts";
+import { act, type Box, emptySpool, latency, newNumber, type Sandbox, unavailable, type World } from "./world.ts";
 
 export type Start = { box: string; host: number; run: number; attachToken: number; phantomToken: number; session: string };
 
@@ -24,7 +24,10 @@ export function launch(world: World, start: Start): Task<number> {
       isLingering: false,
     };
     world.sandboxes.set(sandbox.id, sandbox);
-    sandbox.process.onDeath.push(() => world.sandboxes.delete(sandbox.id));
+    sandbox.process.onDeath.push(() => {
+      // Its control plane waits for its exit.
+      if (world.sandboxes.delete(sandbox.id)) world.scheduler.at(latency(world), () => world.controlPlanes[box.host]!.poke(start.session));
+    });
     world.checker.sandboxStarted(sandbox, start.session);
     world.scheduler.spawn(sandbox.process, runInSandbox(world, sandbox, start));
     return sandbox.id;
@@ -41,7 +44,7 @@ export function destroy(world: World, id: number): Task {
     world.checker.reach("fault: an ended runner still speaks");
     sandbox.isLingering = true;
     sandbox.process.stoppedUntil = 0;
-    world.scheduler.at(world.random.between(500, 5_000), () => kill(sandbox.process));
+    world.scheduler.at(world.random.between(1_000, 10_000), () => kill(sandbox.process));
   });
 }
 

@@ -53,14 +53,16 @@ function killRunner(world: World): void {
 }
 
 function stopRunner(world: World): void {
-  const sandbox = world.random.pick([...world.sandboxes.values()]);
+  const all = [...world.sandboxes.values()];
+  const atWork = all.filter((one) => (world.store.sessions.get(world.checker.sessionOf(one) ?? "")?.row.turn ?? 0) > 0);
+  const sandbox = world.random.pick(atWork.length > 0 ? atWork : all);
   if (!sandbox) return;
   world.checker.reach("fault: stop of a runner");
   stop(world, sandbox.process, world.random.chance(0.2) ? Number.POSITIVE_INFINITY : world.random.between(500, 30_000));
 }
 
 function stop(world: World, process: Process, milliseconds: number): void {
-  process.stoppedUntil = world.scheduler.now + milliseconds;
+  process.stoppedUntil = Math.max(process.stoppedUntil, world.scheduler.now + milliseconds);
 }
 
 function restartPostgres(world: World): void {
@@ -69,7 +71,7 @@ function restartPostgres(world: World): void {
 
 function loseArchive(world: World): void {
   const archive = world.random.pick([...world.blobs.keys()]);
-  if (archive === undefined || world.random.chance(0.5)) return;
+  if (archive === undefined) return;
   world.checker.reach("fault: loss of an archive");
   world.checker.lost.add(archive);
   world.blobs.delete(archive);

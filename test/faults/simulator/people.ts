@@ -4,7 +4,7 @@ import type { ControlPlane } from "./journal.ts";
 import { Refusal, type Task } from "./scheduler.ts";
 import * as sessions from "./sessions.ts";
 import { startWatching } from "./watchers.ts";
-import { call, newId, people, sleep, unavailable, type World } from "./world.ts";
+import { call, newId, people, sleep, times, unavailable, type World } from "./world.ts";
 
 export type Person = { name: string; sessions: string[]; prompts: { session: string; seq: number }[]; isBusy: boolean };
 
@@ -27,7 +27,8 @@ const deeds: readonly [weight: number, Deed][] = [
   [1, (world, _person, id) => attempt(world, (plane) => sessions.terminateSession(world, plane, id))],
   [2, fork],
   [2, fidget],
-  [1, resumeAndEnd],
+  [2, resumeAndEnd],
+  [1, loseFaith],
 ];
 const choices = deeds.flatMap(([weight, deed]) => Array<Deed>(weight).fill(deed));
 
@@ -37,8 +38,10 @@ function* live(world: World, person: Person): Task {
     yield sleep(world, random.chance(0.1) ? random.between(2_000, 12_000) : random.between(50, 1_500));
     if (!person.isBusy) return;
     const session = random.pick(person.sessions.slice(-4));
-    if (session === undefined || random.chance(0.12)) yield* create(world, person);
-    else yield* random.pick(choices)(world, person, session);
+    if (session === undefined || random.chance(0.12)) {
+      if (random.chance(0.3)) world.scheduler.spawn(people, create(world, person));
+      yield* create(world, person);
+    } else yield* random.pick(choices)(world, person, session);
   }
 }
 
@@ -131,6 +134,14 @@ function* fidget(world: World, person: Person, session: string): Task {
 function* resumeAndEnd(world: World, _person: Person, session: string): Task {
   yield* attempt(world, (plane) => sessions.resumeSession(world, plane, session));
   yield sleep(world, world.random.between(20, 1_500));
+  yield* attempt(world, (plane) => sessions.terminateSession(world, plane, session));
+}
+
+/** Ends a session that has been on its way to rest for too long. */
+function* loseFaith(world: World, _person: Person, session: string): Task {
+  yield* attempt(world, (plane) => sessions.hibernateSession(world, plane, session));
+  yield sleep(world, world.random.between(times.archiveTimeoutMs - 500, times.archiveTimeoutMs + 2_500));
+  if (world.store.sessions.get(session)?.row.state !== "hibernating") return;
   yield* attempt(world, (plane) => sessions.terminateSession(world, plane, session));
 }
 

@@ -103,6 +103,10 @@ function* look(world: World, plane: ControlPlane, sessionId: string): Task<boole
   const step = world.rules.nextStep(observed, deadlines);
   world.checker.decided(seen, step, observed);
   if (step === "wait") return false;
+  if (world.random.chance(world.faults.slowStep)) {
+    world.checker.reach("fault: a step is slow");
+    yield sleep(world, world.random.between(50, 2_500));
+  }
   yield* steps[step](world, plane, seen);
   return true;
 }

@@ -199,6 +199,10 @@ export function* getSnapshot(world: World, plane: ControlPlane, lease: Lease, ge
   const snapshot = tablesOf(world, lease.sessionId).snapshots.find((one) => one.generation === generation);
   if (!snapshot) throw new Refusal("SNAPSHOT_GONE");
   yield* transfer(world);
+  if (world.random.chance(world.faults.unreadable)) {
+    world.checker.reach("fault: a snapshot cannot be read");
+    throw new Refusal("SNAPSHOT_GONE");
+  }
   return yield* readBlob(world, snapshot.archive);
 }
 

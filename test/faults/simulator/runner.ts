@@ -172,9 +172,13 @@ function* bringBack(runner: Runner, generation: number): Task {
   if (!reportAfterUnpacking) yield* ask(runner, (plane) => service.reportRestore(world, plane, lease, true));
   const isEmpty = sandbox.box.files === 0;
   yield* act(world, () => void (sandbox.box.files = halfUnpacked));
-  yield sleep(world, world.random.between(5, 300));
+  yield sleep(world, world.random.between(50, 1_000));
   // Over what was there it would be a mixture.
   yield* act(world, () => void (sandbox.box.files = isEmpty ? files : halfUnpacked));
+  if (world.random.chance(world.faults.lastWord)) {
+    world.checker.reach("fault: a runner dies with its last word");
+    world.scheduler.at(world.random.between(1, 25), () => kill(sandbox.process));
+  }
   if (reportAfterUnpacking) yield* ask(runner, (plane) => service.reportRestore(world, plane, lease, true));
 }
 
@@ -285,7 +289,7 @@ function* putAway(runner: Runner, { id: commandId, generation }: AskedSnapshot, 
   const { world, lease, sandbox } = runner;
   const { stopAgentBeforePacking, flushBeforePacking, leaveAfterCommit } = world.rules.order;
   if (stopAgentBeforePacking) stopAgent(runner);
-  if (world.random.chance(0.2)) say(runner, "system", "background_processes_stopped");
+  if (world.random.chance(0.5)) say(runner, "system", "background_processes_stopped");
   if (flushBeforePacking) yield* flushed(runner);
   const { files } = sandbox.box;
   for (;;) {

@@ -33,6 +33,8 @@ export type Scheduler = ReturnType<typeof createScheduler>;
 /** @param beforeResume may kill the process of a thread that is about to go on. */
 export function createScheduler(random: Random, beforeResume: (process: Process) => void) {
   const heap: Entry[] = [];
+  /** Looked at again before long: somebody may let it go on sooner. */
+  const stoppedFor = ({ stoppedUntil }: Process): number => Math.min(stoppedUntil - scheduler.now, 500) + random.next();
   const scheduler = {
     now: 0,
     /** What somebody has done: neither late answers nor the wait of a stopped process. */
@@ -45,11 +47,11 @@ export function createScheduler(random: Random, beforeResume: (process: Process)
     resume(thread: Thread, ticket: number, delayMs: number, value?: unknown, error?: Error): void {
       scheduler.at(delayMs, () => {
         const { process } = thread;
-        const isForNobody = !process.alive || thread.ticket !== ticket;
-        if (isForNobody || process.stoppedUntil > scheduler.now) scheduler.steps -= 1;
-        if (isForNobody) return;
-        if (process.stoppedUntil > scheduler.now) {
-          return scheduler.resume(thread, ticket, process.stoppedUntil - scheduler.now + random.next(), value, error);
+        const isStopped = process.stoppedUntil > scheduler.now;
+        if (!process.alive || thread.ticket !== ticket || isStopped) {
+          scheduler.steps -= 1;
+          if (process.alive && isStopped) scheduler.resume(thread, ticket, stoppedFor(process), value, error);
+          return;
         }
         beforeResume(process);
         if (process.alive) advance(thread, value, error);
