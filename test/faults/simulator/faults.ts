@@ -5,7 +5,7 @@ export type Faults = {
   delay: number;
   storageBefore: number;
   storageAfter: number;
-  /** That a process dies between two of its effects; of runners four times as likely. */
+  /** That a process dies between two of its effects; of those in a sandbox four times as likely. */
   crash: number;
   /** That an ended sandbox still speaks for a while. */
   lingering: number;
@@ -52,10 +52,10 @@ export const stormy: Faults = {
   crash: 0.001,
   lingering: 0.6,
   slowStep: 0.1,
-  lastWord: 0.1,
+  lastWord: 0.35,
   start: 0.03,
   upload: 0.05,
-  hang: 0.08,
+  hang: 0.2,
   unreadable: 0.1,
   damage: 0.05,
   provider: 0.05,

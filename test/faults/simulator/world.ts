@@ -92,7 +92,7 @@ export type OnChange = (before: Row, change: Change, atMs: number) => void;
 export function createWorld(seed: number, rules: Rules, onChange?: OnChange): World {
   const random = createRandom(seed);
   const scheduler = createScheduler(random, (process) => {
-    if (process !== people && random.chance(process.name.startsWith("runner") ? 4 * world.faults.crash : world.faults.crash)) {
+    if (process !== people && random.chance(process.name.startsWith("control-plane") ? world.faults.crash : 4 * world.faults.crash)) {
       world.checker.reach(`fault: crash of a ${kindOf(process)}`);
       kill(process);
     }

@@ -1,0 +1,2 @@
+/** By planted bug: the first schedule that shows it. */
+export const shownBy: Readonly<Record<string, number>> = {};
