@@ -7,7 +7,7 @@ import { shownBy } from "../faults/simulator/shown-by.ts";
 import { simulate } from "../faults/simulator/simulate.ts";
 
 const seed = Number(process.env["CARREL_TEST_SEED"] ?? 1);
-const steps = 300_000;
+const steps = 500_000;
 /** A schedule that no longer shows its bug, because the world has changed, is followed by others. */
 const mostSteps = 1_500_000;
 

@@ -32,34 +32,41 @@ export type Truth = {
 
 type ProviderAnswer = { session: string; cost: number; by: Process; booked: number };
 
+type Known = {
+  truthOf(session: string): Truth;
+  reached: Map<string, number>;
+  reach(what: string): void;
+  rowOf(session: string): Row | undefined;
+};
+
 export type Checker = ReturnType<typeof createChecker>;
 
 export function createChecker(world: World) {
   const truths = new Map<string, Truth>();
-  const sessionOf = new Map<number, string>();
-  const answers = new Map<string, string>();
-  const prompts = new Map<string, { session: string; seq: number }>();
-  const providerAnswers = new Map<string, ProviderAnswer>();
-  const watchers: Watcher[] = [];
   const reached = new Map<string, number>();
-  const truthOf = (session: string): Truth => {
-    const known = truths.get(session);
-    if (known) return known;
-    const fresh = newTruth();
-    truths.set(session, fresh);
-    return fresh;
-  };
-  const reach = (what: string): void => void reached.set(what, (reached.get(what) ?? 0) + 1);
-  const rowOf = (session: string): Row | undefined => world.store.sessions.get(session)?.row;
-
-  return {
-    truthOf,
+  const known: Known = {
     reached,
-    reach,
-    answers,
-    prompts,
-    providerAnswers,
-    watchers,
+    reach: (what) => void reached.set(what, (reached.get(what) ?? 0) + 1),
+    rowOf: (session) => world.store.sessions.get(session)?.row,
+    truthOf(session) {
+      const truth = truths.get(session) ?? newTruth();
+      truths.set(session, truth);
+      return truth;
+    },
+  };
+  return {
+    ...known,
+    ...checksOfChanges(world, known),
+    ...checksOfMachines(world),
+    ...checksOfRunners(world, known),
+    ...checksOfMoney(),
+    ...checksOfPeople(world),
+  };
+}
+
+function checksOfChanges(world: World, { reach, rowOf }: Known) {
+  return {
+    /** Archives that the nemesis took. */
     lost: new Set<string>(),
     committed(before: Row, change: Change): void {
       world.onChange?.(before, change, world.scheduler.now);
@@ -74,12 +81,19 @@ export function createChecker(world: World) {
       const isLate = seen.lease_until === null || seen.lease_until.getTime() < world.scheduler.now;
       if (!isLate && sandbox !== "exited") broken("nobody is called late before the database's clock says so", `${step} of ${seen.id}`);
     },
+  };
+}
+
+function checksOfMachines(world: World) {
+  const sessionOf = new Map<number, string>();
+  return {
     sandboxStarted(sandbox: Sandbox, session: string): void {
       sessionOf.set(sandbox.id, session);
       for (const other of world.sandboxes.values()) {
         if (other.id !== sandbox.id && other.box === sandbox.box) broken("I17 one sandbox over a box", sandbox.box.id);
       }
     },
+    sessionOf: (sandbox: Sandbox): string | undefined => sessionOf.get(sandbox.id),
     filesRemoved(box: Box): void {
       checkFilesRemoved(world, box);
     },
@@ -88,6 +102,11 @@ export function createChecker(world: World) {
         if (snapshots.some((one) => one.archive === archive)) broken("I15 no row names a missing archive", `${archive} of ${row.id}`);
       }
     },
+  };
+}
+
+function checksOfRunners(world: World, { truthOf, rowOf }: Known) {
+  return {
     acknowledged({ sessionId, epoch }: Lease, last: number): void {
       const logged = truthOf(sessionId).logged.get(epoch) ?? 0;
       if (last > logged) broken("I1 what is acknowledged is in the log", `${sessionId} epoch ${epoch}: ${last} of ${logged}`);
@@ -119,6 +138,13 @@ export function createChecker(world: World) {
     filesChanged({ sessionId }: Lease, { box }: Sandbox): void {
       truthOf(sessionId).files = box.files;
     },
+  };
+}
+
+function checksOfMoney() {
+  const providerAnswers = new Map<string, ProviderAnswer>();
+  return {
+    providerAnswers,
     modelRequested(row: Row, epoch: number): void {
       const { max_budget_micros: budget, max_turns: turns } = row;
       if (row.epoch !== epoch) broken("I6 no model request of an earlier epoch", `${row.id}: ${epoch} in ${row.epoch}`);
@@ -133,6 +159,16 @@ export function createChecker(world: World) {
       answer.booked += 1;
       if (answer.booked > 1) broken("I12 an answer is booked once", request);
     },
+  };
+}
+
+function checksOfPeople(world: World) {
+  const answers = new Map<string, string>();
+  const prompts = new Map<string, { session: string; seq: number }>();
+  const watchers: Watcher[] = [];
+  return {
+    prompts,
+    watchers,
     answered(requestId: string, answer: string): void {
       const first = answers.get(requestId);
       if (first !== undefined && first !== answer) broken("I7 a repeat gets the first answer", `${requestId}: ${first}, ${answer}`);
@@ -154,7 +190,6 @@ export function createChecker(world: World) {
       if (log[event.seq - 1] !== event) broken("I8 a watcher sees committed events", `${watcher.session} ${event.seq}`);
       watcher.lastSeen = event.seq;
     },
-    sessionOf: (sandbox: Sandbox): string | undefined => sessionOf.get(sandbox.id),
   };
 }
 

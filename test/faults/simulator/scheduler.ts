@@ -97,11 +97,6 @@ export class Refusal extends Error {
   }
 }
 
-export function reasonOf(error: unknown): string {
-  if (error instanceof Refusal) return error.reason;
-  throw error;
-}
-
 export function createProcess(name: string, skewMs = 0): Process {
   return { name, skewMs, alive: true, stoppedUntil: 0, onDeath: [] };
 }

@@ -164,13 +164,15 @@ export type Work<T> = { value: T; changes: readonly Change[]; also?: () => void 
  */
 export function transaction<T>(world: World, body: () => Work<T>): Effect {
   const { scheduler, store, random } = world;
-  return (thread, ticket) =>
-    scheduler.at(latency(world), () => {
+  return (thread, ticket) => {
+    const delay = latency(world);
+    scheduler.at(delay, () => {
       const fail = (fault: string) => {
         world.checker.reach(`fault: ${fault}`);
         scheduler.resume(thread, ticket, latency(world), undefined, new Refusal(unavailable));
       };
-      if (!thread.process.alive && random.chance(0.5)) return;
+      // A commit that was under way when its process died; nothing of a dead process comes later than that.
+      if (!thread.process.alive && (delay > 50 || random.chance(0.5))) return;
       if (store.awayUntil > scheduler.now) return fail("Postgres restarts");
       if (random.chance(world.faults.storageBefore)) return fail("storage fails before the commit");
       let done: Work<T>;
@@ -186,6 +188,7 @@ export function transaction<T>(world: World, body: () => Work<T>): Effect {
       if (random.chance(world.faults.storageAfter)) return fail("storage fails after the commit");
       scheduler.resume(thread, ticket, latency(world), done.value);
     });
+  };
 }
 
 function commit(world: World, change: Change): void {
