@@ -7,7 +7,7 @@ import { shownBy } from "../faults/simulator/shown-by.ts";
 import { simulate } from "../faults/simulator/simulate.ts";
 
 const seed = Number(process.env["CARREL_TEST_SEED"] ?? 1);
-const steps = 500_000;
+const steps = 1_000_000;
 /** A schedule that no longer shows its bug, because the world has changed, is followed by others. */
 const mostSteps = 1_500_000;
 
@@ -21,7 +21,13 @@ const faults = [
   ...["kill of a control plane", "stop of a control plane", "kill of a runner", "stop of a runner", "an ended runner still speaks"],
   ...["crash of a control-plane", "crash of a runner", "crash of a agent", "a runner dies with its last word", "a step is slow"],
   ...["no room in the object store", "the object store fails", "the object store hangs", "a snapshot is cut", "loss of an archive"],
-  ...["an archive is altered while it is written", "a snapshot cannot be read", "a sandbox cannot be started", "the provider fails"],
+  ...[
+    "an archive is altered while it is written",
+    "a snapshot cannot be read",
+    "a sandbox cannot be started",
+    "a runner never attaches",
+    "the provider fails",
+  ],
 ];
 
 describe("sessions under faults", () => {

@@ -13,6 +13,7 @@ export type Faults = {
   slowStep: number;
   /** That a runner dies just when it says that its files are back. */
   lastWord: number;
+  /** That a sandbox cannot be started, or hangs from its first moment. */
   start: number;
   upload: number;
   /** That the object store takes longer than anybody waits. */
@@ -56,7 +57,7 @@ export const stormy: Faults = {
   start: 0.03,
   upload: 0.05,
   hang: 0.2,
-  unreadable: 0.1,
+  unreadable: 0.25,
   damage: 0.05,
   provider: 0.05,
   streamCut: 0.01,

@@ -29,6 +29,10 @@ export function launch(world: World, start: Start): Task<number> {
       if (world.sandboxes.delete(sandbox.id)) world.scheduler.at(latency(world), () => world.controlPlanes[box.host]!.poke(start.session));
     });
     world.checker.sandboxStarted(sandbox, start.session);
+    if (world.random.chance(world.faults.start)) {
+      world.checker.reach("fault: a runner never attaches");
+      sandbox.process.stoppedUntil = Number.POSITIVE_INFINITY;
+    }
     world.scheduler.spawn(sandbox.process, runInSandbox(world, sandbox, start));
     return sandbox.id;
   });

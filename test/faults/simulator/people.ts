@@ -27,8 +27,8 @@ const deeds: readonly [weight: number, Deed][] = [
   [1, (world, _person, id) => attempt(world, (plane) => sessions.terminateSession(world, plane, id))],
   [2, fork],
   [2, fidget],
-  [2, resumeAndEnd],
-  [1, loseFaith],
+  [4, resumeAndEnd],
+  [3, loseFaith],
 ];
 const choices = deeds.flatMap(([weight, deed]) => Array<Deed>(weight).fill(deed));
 
@@ -133,7 +133,7 @@ function* fidget(world: World, person: Person, session: string): Task {
 
 function* resumeAndEnd(world: World, _person: Person, session: string): Task {
   yield* attempt(world, (plane) => sessions.resumeSession(world, plane, session));
-  yield sleep(world, world.random.between(20, 1_500));
+  yield sleep(world, world.random.between(20, 700));
   yield* attempt(world, (plane) => sessions.terminateSession(world, plane, session));
 }
 

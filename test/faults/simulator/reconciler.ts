@@ -28,6 +28,9 @@ const steps: Record<Step, TakeStep> = {
   force_end: forceEnd,
 };
 
+/** Would hardly ever meet anything otherwise. */
+const rareSteps: Partial<Record<Step, true>> = { stay_awake: true, give_up_restore: true, hibernate: true };
+
 export function unmoved(world: World, seen: Row): (row: Row) => void {
   return (row) => {
     if (!world.rules.isUnmoved(row, seen)) throw new Refusal("MOVED");
@@ -103,7 +106,7 @@ function* look(world: World, plane: ControlPlane, sessionId: string): Task<boole
   const step = world.rules.nextStep(observed, deadlines);
   world.checker.decided(seen, step, observed);
   if (step === "wait") return false;
-  if (world.random.chance(world.faults.slowStep)) {
+  if (world.random.chance(step in rareSteps ? 5 * world.faults.slowStep : world.faults.slowStep)) {
     world.checker.reach("fault: a step is slow");
     yield sleep(world, world.random.between(50, 2_500));
   }
