@@ -6,6 +6,7 @@ import { type Channel, Fenced } from "./channel.ts";
 import { createDecisions, type Decisions } from "./decisions.ts";
 import { settingsOf } from "./manifest.ts";
 import { type AgentSettings, canBeSet, launchOf, type Place, presentOf, settingsAtBoot } from "./orders.ts";
+import type { AskedSnapshot } from "./snapshots.ts";
 import { createTranslator, type Translator } from "./translate.ts";
 
 export type Exit = { reason: string; code: number; dormant?: boolean };
@@ -67,7 +68,7 @@ type State = {
 };
 
 /** Puts the session away; true when it is, and the runner is to leave. */
-export type PutAway = (generation: number, signal: AbortSignal) => Promise<boolean>;
+export type PutAway = (asked: AskedSnapshot, signal: AbortSignal) => Promise<boolean>;
 
 export function createDriver(place: Place, first: FirstAgent, putAway: PutAway): Driver {
   const { boot } = place;
@@ -179,7 +180,7 @@ function onAgentEnded(state: State, gone: Agent, error: Error | undefined): void
   if (state.crashes >= mostCrashes) state.end({ reason: `the agent crashed ${state.crashes} times in a row\n${details}`, code: 1 });
 }
 
-function obey(state: State, { kind }: Command): void {
+function obey(state: State, { id: commandId, kind }: Command): void {
   switch (kind.case) {
     case "prompt":
       Object.assign(state, { turn: kind.value.seq, interrupted: false, stderrTail: "" });
@@ -191,10 +192,10 @@ function obey(state: State, { kind }: Command): void {
     case "toolDecision":
       return state.decisions.arrived(kind.value);
     case "hibernate":
-      return inTurn(state, (staying) => hibernate(state, kind.value.generation, staying));
+      return inTurn(state, (staying) => hibernate(state, { generation: kind.value.generation, commandId }, staying));
     case "terminate":
       state.leaving = true;
-      return inTurn(state, (staying) => terminate(state, kind.value.generation, staying));
+      return inTurn(state, (staying) => terminate(state, { generation: kind.value.generation, commandId }, staying));
   }
 }
 
@@ -209,23 +210,23 @@ function inTurn(state: State, work: (staying: AbortSignal) => Promise<void>): vo
 }
 
 /** Nothing runs while the session is put away. Should it be wanted awake meanwhile, or not be kept, it goes on. */
-async function hibernate(state: State, generation: number, staying: AbortSignal): Promise<void> {
+async function hibernate(state: State, asked: AskedSnapshot, staying: AbortSignal): Promise<void> {
   if (staying.aborted) return;
   try {
     await stopAgent(state, state.turn > 0 ? "killed" : "asked");
-    if (await state.putAway(generation, staying)) return state.end({ reason: "put away", code: 0, dormant: true });
+    if (await state.putAway(asked, staying)) return state.end({ reason: "put away", code: 0, dormant: true });
   } catch (error) {
     if (error instanceof Fenced) throw error;
-    if (!staying.aborted) await state.channel?.snapshots.abandon(generation, error instanceof Error ? error.message : String(error));
+    if (!staying.aborted) await state.channel?.snapshots.abandon(asked.generation, error instanceof Error ? error.message : String(error));
   }
   if (!state.leaving) state.agent ??= start(state);
 }
 
 /** Brings a last snapshot out where one is asked for; whoever asked does not wait for long. */
-async function terminate(state: State, generation: number, staying: AbortSignal): Promise<void> {
+async function terminate(state: State, asked: AskedSnapshot, staying: AbortSignal): Promise<void> {
   await stopAgent(state, state.turn > 0 ? "killed" : "asked");
-  if (generation > 0) {
-    await state.putAway(generation, staying).catch((error: Error) => process.stderr.write(`runner: no last snapshot: ${error.message}\n`));
+  if (asked.generation > 0) {
+    await state.putAway(asked, staying).catch((error: Error) => process.stderr.write(`runner: no last snapshot: ${error.message}\n`));
   }
   state.end({ reason: "asked to leave", code: 0 });
 }

@@ -5,6 +5,7 @@ import { type Channel, Fenced } from "./channel.ts";
 import type { Driver } from "./driver.ts";
 import type { Memory } from "./memory.ts";
 import { stopOthers } from "./other-processes.ts";
+import type { AskedSnapshot } from "./snapshots.ts";
 
 /** @param workspace without the memory bank, which is given to each runner anew. */
 export function rootsOf(workspace: string, home: string): Roots {
@@ -16,7 +17,7 @@ export async function putAway(
   channel: Channel,
   memory: Memory | undefined,
   roots: Roots,
-  generation: number,
+  asked: AskedSnapshot,
   signal: AbortSignal,
 ): Promise<boolean> {
   if (signal.aborted) return false;
@@ -27,7 +28,7 @@ export async function putAway(
   }
   await memory?.sync();
   await channel.flushed();
-  return channel.snapshots.put(generation, () => pack(roots, signal), signal);
+  return channel.snapshots.put(asked, () => pack(roots, signal), signal);
 }
 
 /** A session that cannot be brought back says why and stays put away; nothing of it starts from half of its files. */

@@ -10,7 +10,7 @@ import type { Place } from "./orders.ts";
 export async function serveSession(place: Place, first: FirstAgent): Promise<number> {
   const { boot } = place;
   const roots = rootsOf(boot.cwd, place.environment["HOME"] ?? "/home/agent");
-  const driver = createDriver(place, first, (generation, signal) => putAway(channel, memory, roots, generation, signal));
+  const driver = createDriver(place, first, (asked, signal) => putAway(channel, memory, roots, asked, signal));
   // May take until somebody wants this sandbox.
   const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
   const restore = channel.attached.manifest?.restore;

@@ -4,10 +4,13 @@ import type { PutSnapshotRequestSchema, RunnerService } from "../gen/carrel/runn
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import type { Lease } from "./lease.ts";
 
+/** Which snapshot is asked for, and the command that asks for it: after a later one it would be old. */
+export type AskedSnapshot = { generation: number; commandId: number };
+
 /** The channel's calls that carry a session's files and conversation. */
 export type SnapshotCalls = {
   /** Sends what `pack` makes, from the start again when the control plane was away. False when the session is wanted awake meanwhile. */
-  put(generation: number, pack: () => AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<boolean>;
+  put(asked: AskedSnapshot, pack: () => AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<boolean>;
   abandon(generation: number, reason: string): Promise<void>;
   /** Gives what was put to `unpack`, from the start again when the control plane was away. */
   get(generation: number, unpack: (pieces: AsyncIterable<Uint8Array>) => Promise<void>): Promise<void>;
@@ -24,11 +27,11 @@ export function createSnapshotCalls(
   persistently: <T>(call: () => Promise<T>) => Promise<T>,
 ): SnapshotCalls {
   return {
-    async put(generation, pack, signal) {
+    async put(asked, pack, signal) {
       const outcome = await persistently(async () => {
         const source = watched(pack());
         try {
-          return signal.aborted || (await client.putSnapshot(requests(lease, generation, source.pieces), { signal })).committed;
+          return signal.aborted || (await client.putSnapshot(requests({ ...lease, ...asked }, source.pieces), { signal })).committed;
         } catch (error) {
           if (source.failure) return source.failure;
           if (isRefusal(error)) return error as Error;
@@ -69,14 +72,13 @@ function isRefusal(error: unknown): boolean {
 const undecided: ReadonlySet<string> = new Set(["UNAVAILABLE", "SHUTTING_DOWN", "DEADLINE_EXCEEDED", "FENCED"]);
 
 async function* requests(
-  lease: Lease,
-  generation: number,
+  head: Lease & AskedSnapshot,
   source: AsyncIterable<Uint8Array>,
 ): AsyncGenerator<MessageInitShape<typeof PutSnapshotRequestSchema>> {
   for await (const bytes of source) {
-    for (let at = 0; at < bytes.length; at += pieceBytes) yield { ...lease, generation, data: bytes.subarray(at, at + pieceBytes) };
+    for (let at = 0; at < bytes.length; at += pieceBytes) yield { ...head, data: bytes.subarray(at, at + pieceBytes) };
   }
-  yield { ...lease, generation, last: true };
+  yield { ...head, last: true };
 }
 
 /** Ends only after the piece that is marked as the last. */

@@ -5,17 +5,9 @@ import { ToolDecisionSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
 import { type Approval, ApprovalSchema, PendingOutcome, type Question, QuestionSchema } from "../../gen/carrel/v1/approval_pb.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Change } from "./journal.ts";
+import { isAsleep, standingOfCall } from "./rules.ts";
 import { openBytes, sealBytes } from "./seal.ts";
-import {
-  closePause,
-  dropCarried,
-  findPause,
-  insertPause,
-  listCarriedPauses,
-  listOpenPauses,
-  type PauseRow,
-  type SessionCore,
-} from "./store.ts";
+import { closePause, dropCarried, findPause, insertPause, listCarriedPauses, listOpenPauses, type PauseRow } from "./store.ts";
 
 export type PauseOutcome = "approved" | "denied" | "interrupted" | "superseded" | "ended";
 
@@ -51,22 +43,24 @@ export async function keepDenial(change: Change, call: AskedCall, seq: number, d
   await insert(change, { kind: "approval", id: call.toolUseId, seq, request, decided: { outcome: "denied", decision } });
 }
 
-export type Standing = "open" | "none" | DecisionInit;
-
-/**
- * How a call that was asked about before stands; undefined for one that was not. An answer is for the input it was asked
- * about and no other: the same call with another input is refused.
- */
-export async function standingOf(change: Change, call: AskedCall, question: Question | undefined): Promise<Standing | undefined> {
+/** How a call stands that may have been asked about before: "new", "open" while it waits, or what the agent is told. */
+export async function standingOf(change: Change, call: AskedCall, question: Question | undefined): Promise<"new" | "open" | DecisionInit> {
   const pause = await findPause(change.tx, change.session.id, call.toolUseId);
-  if (!pause) return undefined;
+  const isSameInput = pause !== undefined && isAskedAs(change, pause, call, question);
+  const standing = standingOfCall(pause && { outcome: pause.outcome, isDecided: pause.decision !== null, isSameInput });
+  if (standing === "new" || standing === "open") return standing;
+  if (standing === "decided") return decisionOf(change, pause!);
+  return { toolUseId: call.toolUseId, allow: false, message: refusals[standing] };
+}
+
+const refusals = {
+  other_input: "This call was asked about before with another input.",
+  nobody_answered: "Nobody answered this call.",
+};
+
+function isAskedAs(change: Change, pause: PauseRow, call: AskedCall, question: Question | undefined): boolean {
   const asked = question ? toBinary(QuestionSchema, question) : toBinary(ApprovalSchema, approvalOf(call));
-  const stored = openBytes(change.vault, pause.session_id, `pause/${pause.id}`, pause.request);
-  if (!Buffer.from(asked).equals(stored))
-    return { toolUseId: call.toolUseId, allow: false, message: "This call was asked about before with another input." };
-  if (pause.outcome === null) return "open";
-  if (!pause.decision) return "none";
-  return decisionOf(change, pause);
+  return Buffer.from(asked).equals(openBytes(change.vault, pause.session_id, `pause/${pause.id}`, pause.request));
 }
 
 /**
@@ -109,11 +103,6 @@ function decisionOf({ vault }: Change, { session_id, id, decision }: PauseRow): 
 export type PersonsAnswer = { by: string; record: Uint8Array };
 
 export type Resolving = { outcome: PauseOutcome; decision?: DecisionInit; answer?: PersonsAnswer };
-
-/** Whether a session has no agent that could be told anything: put away, on its way there, or not quite back. */
-export function isAsleep({ state, restoring }: Pick<SessionCore, "state" | "restoring">): boolean {
-  return state === "hibernating" || state === "dormant" || restoring;
-}
 
 /**
  * Closes one pause; false when somebody was first. What was decided is told to the agent, and kept for the same call asked

@@ -3,47 +3,34 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Event, TurnResultSchema, UserMessage } from "../../gen/carrel/v1/event_pb.ts";
 import { requestEnd } from "./ends.ts";
 import type { Change, Origin } from "./journal.ts";
-import { closeOpenPauses, isAsleep } from "./pauses.ts";
+import { closeOpenPauses } from "./pauses.ts";
+import { isAsleep, placeOfPrompt, startsNextTurn, turnFinished, turnStarted, waitsForPeople, wakened } from "./rules.ts";
 import { openEvent } from "./seal.ts";
-import { cancelQueuedPrompt, findQueuedPrompt, listEventRows, queuePrompt, type SessionCore, takeQueuedPrompt } from "./store.ts";
-import { noUsage } from "./tables.ts";
+import { cancelQueuedPrompt, findQueuedPrompt, listEventRows, queuePrompt, takeQueuedPrompt } from "./store.ts";
 
 export type Accepted = { seq: number; queued: boolean; position: number };
 
 /** Commits a prompt to the log; it starts at once when nothing goes first. */
 export async function acceptPrompt(change: Change, text: string, requestId: string): Promise<Accepted> {
   const { session } = change;
-  const position = (session.turn > 0 ? 1 : 0) + session.queued_prompts;
-  const seq = change.append({ case: "user", value: { text, queued: position > 0, requestId } });
+  const queued = placeOfPrompt(session).position > 0;
+  const seq = change.append({ case: "user", value: { text, queued, requestId } });
   // Behind a turn that waits for a person a prompt could not begin, and what was asked would only be asked once more.
   if (!waitsForPeople(session)) await wake(change);
-  if (position === 0 && canStartTurn(change)) startTurn(change, seq, text);
+  const { position, starts } = placeOfPrompt(session);
+  if (starts) startTurn(change, seq, text);
   else {
     await queuePrompt(change.tx, session.id, seq);
     change.set({ queued_prompts: session.queued_prompts + 1 });
   }
-  return { seq, queued: position > 0, position };
-}
-
-type Work = Pick<SessionCore, "turn" | "pending_count" | "queued_prompts">;
-
-/** Whether a turn has come to where only people can help it on. */
-export function waitsForPeople({ turn, pending_count }: Work): boolean {
-  return turn > 0 && pending_count > 0;
-}
-
-/** Whether something goes on in a session that keeps it awake. */
-export function isOccupied(session: Work): boolean {
-  return !waitsForPeople(session) && (session.turn > 0 || session.pending_count > 0 || session.queued_prompts > 0);
+  return { seq, queued, position };
 }
 
 /** A session with something to do is wanted awake; one that is just being put away goes on at once. */
 export async function wake(change: Change): Promise<void> {
-  const { session, now } = change;
-  if (session.desired === "hibernate") change.set({ desired: "run" });
-  if (session.state !== "hibernating" || session.desired !== "run") return;
-  change.set({ state: "running", state_since: now, active_at: now });
-  await goOn(change);
+  const woken = wakened(change.session, change.now);
+  change.set(woken);
+  if (woken.state === "running") await goOn(change);
 }
 
 /** What a session does first whose agent was stopped to put it away: its turn, or the next one. */
@@ -93,7 +80,7 @@ export async function cancelPrompt(change: Change, promptSeq: number, canceledBy
 /** Starts the oldest queued prompt, if the session is free to. */
 export async function startNextTurn(change: Change): Promise<void> {
   const { session } = change;
-  if (session.queued_prompts === 0 || session.turn > 0 || !canStartTurn(change)) return;
+  if (!startsNextTurn(session)) return;
   const seq = await takeQueuedPrompt(change.tx, session.id);
   if (seq === undefined) throw new Error(`the prompt queue of ${session.id} is empty, but the session counts ${session.queued_prompts}`);
   change.set({ queued_prompts: session.queued_prompts - 1 });
@@ -132,14 +119,7 @@ export async function finishTurn(change: Change, end: TurnEnd, origin?: Origin):
     },
     origin,
   );
-  change.set({
-    turn: 0,
-    turn_acted: false,
-    turn_started_at: null,
-    turn_usage: noUsage,
-    num_turns: session.num_turns + 1,
-    active_at: change.now,
-  });
+  change.set(turnFinished(session, change.now));
   if (session.one_shot) requestEnd(change, end.success ? "completed" : "failed", end.success ? "" : (end.summary ?? ""));
   await startNextTurn(change);
 }
@@ -159,12 +139,8 @@ export function usageMessage(tally: {
   };
 }
 
-function canStartTurn({ session }: Change): boolean {
-  return session.state === "running" && session.desired === "run";
-}
-
 function startTurn(change: Change, seq: number, text: string): void {
-  change.set({ turn: seq, turn_acted: false, turn_started_at: change.now, turn_usage: noUsage });
+  change.set(turnStarted(seq, change.now));
   change.append({ case: "turnStart", value: { promptSeq: seq } });
   change.command({ case: "prompt", value: { seq, text } });
 }

@@ -1,24 +1,19 @@
 // The steps that put a session away and bring it back. Each is one change under the lock of its row.
 import type { Change } from "../journal/journal.ts";
 import { deleteCommands, type SessionRow } from "../journal/store.ts";
-import { goOn, isOccupied } from "../journal/turns.ts";
+import { goOn } from "../journal/turns.ts";
 import { onlyWaits } from "./lost-turns.ts";
+import { isUnused, nextGeneration } from "./rules.ts";
 import { destroySandboxes, type StepDeps, unmoved } from "./step.ts";
-
-/** The snapshot that would follow the current one. */
-export function nextGeneration(session: Pick<SessionRow, "snapshot_generation">): number {
-  return (session.snapshot_generation ?? 0) + 1;
-}
+import { dormant, hibernating, keptAwake, notRestored, restored, woken } from "./transitions.ts";
 
 /** Asks the runner for a snapshot; the session is dormant once that is committed. */
 export async function hibernate(deps: StepDeps, session: SessionRow): Promise<void> {
   await deps.journal.change(session.id, unmoved(session), async (change) => {
-    const { session: row, now } = change;
-    const unwanted = row.desired === "hibernate" || now.getTime() - row.active_at.getTime() >= deps.idleMs;
-    if (isOccupied(row) || !unwanted) return;
-    if (row.turn > 0 && !(await onlyWaits(change))) return putOff(change);
-    change.set({ desired: "hibernate", state: "hibernating", state_since: now });
-    change.command({ case: "hibernate", value: { generation: nextGeneration(row) } });
+    if (!isUnused(change.session, change.now, deps.idleMs)) return;
+    if (change.session.turn > 0 && !(await onlyWaits(change))) return putOff(change);
+    change.set(hibernating(change.now));
+    change.command({ case: "hibernate", value: { generation: nextGeneration(change.session) } });
   });
 }
 
@@ -38,8 +33,7 @@ export async function stayAwake(deps: StepDeps, session: SessionRow): Promise<vo
 
 /** The session goes on as if nobody had wanted to put it away, and its log says why. */
 export async function keepAwake(change: Change, reason: string): Promise<void> {
-  const { now } = change;
-  change.set({ desired: "run", state: "running", state_since: now, active_at: now });
+  change.set(keptAwake(change.session, change.now));
   change.append({ case: "system", value: { subtype: "hibernation_failed", message: `the session stays awake: ${reason}` } });
   await goOn(change);
 }
@@ -47,22 +41,9 @@ export async function keepAwake(change: Change, reason: string): Promise<void> {
 /** What the session looks like once its snapshot holds all of it. Its sandbox is still there, and worth nothing. */
 export async function putAway(change: Change): Promise<void> {
   const { session, now } = change;
-  // While it was brought back nothing of its lifetime was used, and what was left is still written down.
-  const left = session.restoring || session.ends_at === null ? session.life_left_ms : session.ends_at.getTime() - now.getTime();
   // What its runner was asked for was meant for that one alone.
   await deleteCommands(change.tx, session.id, session.last_command_id);
-  change.set({
-    state: "dormant",
-    state_since: now,
-    acked_command_id: session.last_command_id,
-    lease_hash: null,
-    attach_hash: null,
-    phantom_hash: null,
-    lease_until: null,
-    restoring: false,
-    life_left_ms: left === null ? null : Math.max(0, left),
-    ends_at: session.ttl_seconds === null ? null : new Date(session.created_at.getTime() + session.ttl_seconds * 1000),
-  });
+  change.set(dormant(session, now));
 }
 
 /** Ends the sandbox of a dormant session and removes its files. */
@@ -75,9 +56,7 @@ export async function clear(deps: StepDeps, session: SessionRow): Promise<void> 
 
 /** Asks for a new sandbox, which is given the snapshot before anything else. */
 export async function wake(deps: StepDeps, session: SessionRow): Promise<void> {
-  await deps.journal.change(session.id, unmoved(session), (change) => {
-    change.set({ state: "requested", state_since: change.now, restoring: true });
-  });
+  await deps.journal.change(session.id, unmoved(session), (change) => change.set(woken(change.now)));
 }
 
 /**
@@ -85,17 +64,7 @@ export async function wake(deps: StepDeps, session: SessionRow): Promise<void> {
  * @param maxSessionMs the lifetime of one that never ran.
  */
 export async function finishRestore(change: Change, maxSessionMs: number): Promise<void> {
-  const { session, now } = change;
-  const left = session.life_left_ms ?? maxSessionMs;
-  change.set({
-    restoring: false,
-    restarts: 0,
-    state: "running",
-    state_since: now,
-    active_at: now,
-    life_left_ms: null,
-    ends_at: new Date(Math.min(now.getTime() + left, session.ends_at?.getTime() ?? Number.POSITIVE_INFINITY)),
-  });
+  change.set(restored(change.session, change.now, maxSessionMs));
   change.append({ case: "system", value: { subtype: "resuming_sdk_session", message: "files and conversation are back" } });
   await goOn(change);
 }
@@ -107,7 +76,7 @@ export async function giveUpRestore(deps: StepDeps, session: SessionRow): Promis
 
 /** The snapshot stays what it is; the next prompt, or ResumeSession, tries again. */
 export async function failRestore(change: Change, reason: string): Promise<void> {
-  change.set({ desired: "hibernate" });
+  change.set(notRestored(change.session));
   await putAway(change);
   change.append({ case: "system", value: { subtype: "resume_failed", message: `the session could not be brought back: ${reason}` } });
 }

@@ -1,19 +1,22 @@
 // What becomes of a turn whose runner is lost.
 import type { Change } from "../journal/journal.ts";
 import { closeOpenPauses, openApproval } from "../journal/pauses.ts";
+import { waitsForPeople } from "../journal/rules.ts";
 import { openEvent } from "../journal/seal.ts";
 import { listEventRows, listOpenPauses } from "../journal/store.ts";
-import { askAgain, finishTurn, repeatTurn, waitsForPeople } from "../journal/turns.ts";
+import { askAgain, finishTurn, repeatTurn } from "../journal/turns.ts";
+import { fateOfTurn } from "./rules.ts";
 
 /**
  * A turn of which nothing had happened is repeated, one that only waited for people goes on and asks again, and any other ends
  * and says so: what its tools did must not be done twice. Whatever was asked was asked by the lost runner, and is closed.
  */
 export async function settleTurn(change: Change): Promise<void> {
-  if (await onlyWaits(change)) return askAgain(change, "the runner was lost while somebody was asked; the agent is told to ask again");
+  const fate = fateOfTurn(change.session, await onlyWaits(change));
+  if (fate === "asked_again") return askAgain(change, "the runner was lost while somebody was asked; the agent is told to ask again");
   await closeOpenPauses(change, "superseded");
-  if (change.session.turn === 0) return;
-  if (!change.session.turn_acted) return repeatTurn(change);
+  if (fate === "none") return;
+  if (fate === "repeated") return repeatTurn(change);
   const message = "the runner was lost in the middle of this turn; what its tools did stands";
   change.append({ case: "system", value: { subtype: "turn_interrupted", message } });
   await finishTurn(change, { success: false, subtype: "lost", summary: message, numTurns: 0 });

@@ -4,10 +4,10 @@ import { requestEnd } from "../journal/ends.ts";
 import { present } from "../journal/journal.ts";
 import { expirePause } from "../journal/pauses.ts";
 import { findSession, listOpenPauses, type SessionRow } from "../journal/store.ts";
-import { isOccupied, wake } from "../journal/turns.ts";
+import { wake } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
-import { nextStep, type Observed } from "./rules.ts";
+import { nextStep, type Observed, observed } from "./rules.ts";
 import { SessionMoved, type StepDeps } from "./step.ts";
 import { keepHandle, steps } from "./steps.ts";
 import { databaseNow, findByBox, listDue, listUnanswered } from "./store.ts";
@@ -163,23 +163,10 @@ async function expireUnanswered({ journal, approvalTimeoutMs }: ReconcilerOption
 
 async function observe(options: ReconcilerOptions, session: SessionRow, seeingSince: number): Promise<Observed> {
   const now = await databaseNow(options.db);
-  const leaseLeftMs = (session.lease_until?.getTime() ?? 0) - now;
   const graceLeftMs = session.handle ? seeingSince + options.reconnectMs - performance.now() : Number.NEGATIVE_INFINITY;
-  const inWindow = session.restarts_since !== null && now - session.restarts_since.getTime() < options.restartWindowMs;
-  return {
-    state: session.state,
-    desired: session.desired,
-    sandbox: session.handle === null ? undefined : (await options.launcher.isRunning(session.handle)) ? "running" : "exited",
-    leaseLeftMs: Math.max(leaseLeftMs, graceLeftMs),
-    inStateMs: now - session.state_since.getTime(),
-    restarts: inWindow ? session.restarts : 0,
-    started: session.started_at !== null,
-    lifeLeftMs: session.ends_at === null ? Number.POSITIVE_INFINITY : session.ends_at.getTime() - now,
-    box: session.box !== null,
-    restoring: session.restoring,
-    occupied: isOccupied(session),
-    idleLeftMs: session.active_at.getTime() + options.idleMs - now,
-  };
+  const sandbox = session.handle === null ? undefined : (await options.launcher.isRunning(session.handle)) ? "running" : "exited";
+  const { restartWindowMs, idleMs } = options;
+  return observed(session, { now, sandbox, graceLeftMs, restartWindowMs, idleMs });
 }
 
 /** Sandboxes of sessions that want them are taken back; the others are destroyed, and files of nobody removed: the store wins. */

@@ -1,6 +1,8 @@
 import { create, type JsonObject } from "@bufbuild/protobuf";
 import { type Question, QuestionSchema } from "../../gen/carrel/v1/approval_pb.ts";
 import type { EventPayload } from "../../gen/carrel/v1/event_pb.ts";
+import { isOccupied } from "../journal/rules.ts";
+import type { SessionCore } from "../journal/store.ts";
 import type { SessionState } from "../journal/tables.ts";
 
 /** It is kept in the session's row and handed to the next runner. */
@@ -34,6 +36,57 @@ export function alreadyCommitted(lastRunnerSeq: number, first: number, count: nu
   return { skip: Math.min(count, lastRunnerSeq + 1 - first) };
 }
 
+/** Whether a runner of this epoch may still say anything: the check that fences a runner of the past. */
+export function holdsLease(session: Pick<SessionCore, "epoch" | "state">, epoch: number): boolean {
+  return session.epoch === epoch && session.state !== "ended" && session.state !== "dormant";
+}
+
+/** Whether somebody else has moved a session since it was looked at; then the step that was decided on is not taken. */
+export function isUnmoved(session: Pick<SessionCore, "epoch" | "state">, seen: Pick<SessionCore, "epoch" | "state">): boolean {
+  return session.epoch === seen.epoch && session.state === seen.state;
+}
+
+/** Whether a session still waits for the runner that shows its attach token. */
+export function awaitsRunner(session: Pick<SessionCore, "state" | "desired">): boolean {
+  return session.state === "starting" && session.desired !== "end";
+}
+
+/** The snapshot that would follow the current one. */
+export function nextGeneration(session: Pick<SessionCore, "snapshot_generation">): number {
+  return (session.snapshot_generation ?? 0) + 1;
+}
+
+/** Whether a snapshot may become the current one: compared under the lock when it is whole. */
+export function isAskedFor(session: Pick<SessionCore, "state" | "desired" | "snapshot_generation">, generation: number): boolean {
+  const wanted = session.state === "ending" || (session.state === "hibernating" && session.desired === "hibernate");
+  return wanted && nextGeneration(session) === generation;
+}
+
+/** Whether what is asked is still the last that was asked: a turn between two asks makes an archive old. */
+export function isLastAsked(session: Pick<SessionCore, "last_command_id">, commandId: number): boolean {
+  return commandId === 0 || session.last_command_id === commandId;
+}
+
+/** Whether a session may be put away now; looked at again under the lock, where it may have been asked to end meanwhile. */
+export function isUnused(
+  session: Pick<SessionCore, "desired" | "active_at" | "turn" | "pending_count" | "queued_prompts">,
+  now: Date,
+  idleMs: number,
+): boolean {
+  const isIdle = now.getTime() - session.active_at.getTime() >= idleMs;
+  return !isOccupied(session) && (session.desired === "hibernate" || (session.desired === "run" && isIdle));
+}
+
+/** What becomes of the turn of a lost runner. `onlyWaited`: people were asked, and nothing else of it was unfinished. */
+export function fateOfTurn(
+  session: Pick<SessionCore, "turn" | "turn_acted">,
+  onlyWaited: boolean,
+): "none" | "asked_again" | "repeated" | "interrupted" {
+  if (session.turn === 0) return "none";
+  if (onlyWaited) return "asked_again";
+  return session.turn_acted ? "interrupted" : "repeated";
+}
+
 export type Observed = {
   state: SessionState;
   desired: "run" | "hibernate" | "end";
@@ -58,6 +111,52 @@ export type Observed = {
   /** Milliseconds until a session that nothing happens in is put away. */
   idleLeftMs: number;
 };
+
+/** What of the observed is not in the row. Times in milliseconds. */
+export type Surroundings = {
+  now: number;
+  sandbox: Observed["sandbox"];
+  /** Left of the grace that a server has which could not see for a while; below zero where there is none. */
+  graceLeftMs: number;
+  restartWindowMs: number;
+  idleMs: number;
+};
+
+type ObservedRow = Pick<
+  SessionCore,
+  | "state"
+  | "desired"
+  | "state_since"
+  | "lease_until"
+  | "restarts"
+  | "restarts_since"
+  | "started_at"
+  | "ends_at"
+  | "box"
+  | "restoring"
+  | "turn"
+  | "pending_count"
+  | "queued_prompts"
+  | "active_at"
+>;
+
+export function observed(session: ObservedRow, { now, sandbox, graceLeftMs, restartWindowMs, idleMs }: Surroundings): Observed {
+  const inWindow = session.restarts_since !== null && now - session.restarts_since.getTime() < restartWindowMs;
+  return {
+    state: session.state,
+    desired: session.desired,
+    sandbox,
+    leaseLeftMs: Math.max((session.lease_until?.getTime() ?? 0) - now, graceLeftMs),
+    inStateMs: now - session.state_since.getTime(),
+    restarts: inWindow ? session.restarts : 0,
+    started: session.started_at !== null,
+    lifeLeftMs: session.ends_at === null ? Number.POSITIVE_INFINITY : session.ends_at.getTime() - now,
+    box: session.box !== null,
+    restoring: session.restoring,
+    occupied: isOccupied(session),
+    idleLeftMs: session.active_at.getTime() + idleMs - now,
+  };
+}
 
 export type Step =
   | "launch"

@@ -22,10 +22,11 @@ import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./le
 import { mcpForRunner } from "./mcp-servers.ts";
 import { createMemorySync, type SessionMemory } from "./memory.ts";
 import { endsTurn, report } from "./report.ts";
-import { questionOf } from "./rules.ts";
+import { awaitsRunner, questionOf } from "./rules.ts";
 import type { SnapshotCalls } from "./snapshots.ts";
 import { findByAttachHash, findCommandState } from "./store.ts";
 import { newToken } from "./tokens.ts";
+import { attached, isToBeRestored } from "./transitions.ts";
 
 /** A verdict on one tool call: the permission engine's. */
 export type Verdict = { behavior: "allow" } | { behavior: "deny"; message: string } | { behavior: "ask" };
@@ -104,25 +105,14 @@ async function attach(deps: RunnerServiceDeps, attachToken: string, socketBox: s
   return deps.journal.change(
     found.id,
     (session) => {
-      if (!session?.attach_hash?.equals(hash) || session.state !== "starting" || session.desired === "end") throw fenced();
+      if (!session?.attach_hash?.equals(hash) || !awaitsRunner(session)) throw fenced();
       if (socketBox !== undefined && socketBox !== session.box) throw fenced();
       return session;
     },
     async (change) => {
-      const isFirst = change.session.started_at === null;
-      change.set({
-        attach_hash: null,
-        lease_hash: Buffer.from(deps.hashToken(leaseToken)),
-        lease_until: leaseEnd(change, deps.staleMs),
-        started_at: change.session.started_at ?? change.now,
-        last_runner_seq: 0,
-      });
+      change.set({ ...attached(change.session, change.now, deps), lease_hash: Buffer.from(deps.hashToken(leaseToken)) });
       const restore = restoreOf(change.session);
-      if (!restore) {
-        const ends = isFirst ? { ends_at: lifetimeEnd(change, deps.maxSessionMs) } : {};
-        change.set({ state: "running", state_since: change.now, active_at: change.now, ...ends });
-        await startNextTurn(change);
-      }
+      if (!restore) await startNextTurn(change);
       const { id, epoch, model, permission_mode } = change.session;
       const { environment, mcpServers } = openSettings(change.vault, change.session);
       return {
@@ -199,8 +189,7 @@ async function decideTool(deps: RunnerServiceDeps, change: Change, call: AskedCa
   const question = call.toolName === questionTool ? questionOf(call.toolUseId, call.input) : undefined;
   const standing = await standingOf(change, call, question);
   if (standing === "open") return undefined;
-  if (standing === "none") return { toolUseId: call.toolUseId, allow: false, message: "Nobody answered this call." };
-  if (standing) return standing;
+  if (standing !== "new") return standing;
   const verdict = deps.decide(change.session, call.toolName, call.input);
   if (verdict.behavior === "deny") return deny(change, call, verdict.message);
   const carried = await takeCarried(change, call, question);
@@ -223,15 +212,9 @@ async function deny(change: Change, call: AskedCall, message: string): Promise<D
 }
 
 /** What is to be brought back before the session runs; undefined when its files are there. */
-function restoreOf({ restoring, snapshot_generation, sdk_session_id }: SessionCore) {
-  if (!restoring || snapshot_generation === null) return undefined;
-  return { generation: snapshot_generation, conversation: sdk_session_id ?? "" };
-}
-
-/** The earlier of what the session has and what the platform allows from its first start. */
-function lifetimeEnd({ session, now }: Change, maxSessionMs: number): Date {
-  const platform = now.getTime() + maxSessionMs;
-  return new Date(Math.min(platform, session.ends_at?.getTime() ?? platform));
+function restoreOf(session: SessionCore) {
+  if (!isToBeRestored(session)) return undefined;
+  return { generation: session.snapshot_generation!, conversation: session.sdk_session_id ?? "" };
 }
 
 function leaseEnd(change: Change, staleMs: number): Date {

@@ -9,12 +9,14 @@ import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
 import { newId } from "../ids.ts";
 import type { Change, Journal } from "../journal/journal.ts";
-import { findSession, type SessionCore } from "../journal/store.ts";
-import { isOccupied, wake } from "../journal/turns.ts";
+import { isOccupied } from "../journal/rules.ts";
+import { findSession } from "../journal/store.ts";
+import { wake } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
 import { deleteSnapshotsBefore, digestOf, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
-import { failRestore, finishRestore, keepAwake, nextGeneration, putAway } from "./hibernation.ts";
+import { failRestore, finishRestore, keepAwake, putAway } from "./hibernation.ts";
 import { type Lease, requireLease, underLease } from "./leases.ts";
+import { isAskedFor, isLastAsked } from "./rules.ts";
 
 export type SnapshotCallsDeps = {
   db: Kysely<Database>;
@@ -40,13 +42,13 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
       const first = await pieces.next();
       if (first.done) throw refusal(ErrorReason.INVALID_ARGUMENT, "a snapshot has at least one piece");
       const lease = requireLease(context, first.value);
-      const { generation } = first.value;
+      const { generation, commandId } = first.value;
       const session = await findSession(deps.db, lease.sessionId);
       if (!session || !isAskedFor(session, generation)) return { committed: false };
       const place = { ownerId: session.owner_id, sessionId: session.id, generation, archive: `${session.id}/${newId("arc")}` };
       using turn = latest.take(session.id);
       const stored = await deps.archives.put(place, piecesOf(first.value, pieces, deps.maxBytes, turn.isOver));
-      return await commit(deps, lease, place, stored);
+      return await commit(deps, lease, { ...place, commandId }, stored);
     },
     async abandonSnapshot(request, context) {
       const lease = requireLease(context, request);
@@ -81,19 +83,19 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
   };
 }
 
-function isAskedFor(session: Pick<SessionCore, "state" | "desired" | "snapshot_generation">, generation: number): boolean {
-  const wanted = session.state === "ending" || (session.state === "hibernating" && session.desired === "hibernate");
-  return wanted && nextGeneration(session) === generation;
-}
-
 /** The pointer moves only here, under the lease and only while the snapshot is still asked for. */
-async function commit(deps: SnapshotCallsDeps, lease: Lease, place: ArchivePlace, stored: BlobDigest): Promise<{ committed: boolean }> {
+async function commit(
+  deps: SnapshotCallsDeps,
+  lease: Lease,
+  { commandId, ...place }: ArchivePlace & { commandId: number },
+  stored: BlobDigest,
+): Promise<{ committed: boolean }> {
   const { generation, archive } = place;
   try {
     const replaced = await deps.journal.change(lease.sessionId, underLease(lease), async (change) => {
       // Something of the agent's may have asked for a person after it was told to rest.
       if (change.session.state === "hibernating" && isOccupied(change.session)) await wake(change);
-      if (!isAskedFor(change.session, generation)) return undefined;
+      if (!isAskedFor(change.session, generation) || !isLastAsked(change.session, commandId)) return undefined;
       await point(change, place, stored);
       if (change.session.state === "hibernating") await putAway(change);
       return deleteSnapshotsBefore(change.tx, lease.sessionId, generation - deps.kept + 1);

@@ -4,6 +4,7 @@ import type { LockedSession, SessionRow } from "../journal/store.ts";
 import type { Log } from "../log.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import type { Launcher } from "./launcher.ts";
+import { isUnmoved } from "./rules.ts";
 import type { Standby } from "./standby.ts";
 
 export type StepDeps = {
@@ -38,7 +39,7 @@ export class SessionMoved extends Error {
 /** Refuses when somebody else has moved the session meanwhile. */
 export function unmoved(session: SessionRow): Guard {
   return (row: LockedSession | undefined) => {
-    if (row?.epoch === session.epoch && row.state === session.state) return row;
+    if (row && isUnmoved(row, session)) return row;
     throw new SessionMoved();
   };
 }

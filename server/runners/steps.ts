@@ -8,13 +8,14 @@ import { closeOpenPauses } from "../journal/pauses.ts";
 import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
 import { clearQueues, deleteCommands, type SessionCore, type SessionRow } from "../journal/store.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
-import { clear, giveUpRestore, hibernate, nextGeneration, stayAwake, wake } from "./hibernation.ts";
+import { clear, giveUpRestore, hibernate, stayAwake, wake } from "./hibernation.ts";
 import { settleTurn } from "./lost-turns.ts";
 import { endsTurn, report } from "./report.ts";
-import { alreadyCommitted, type Step } from "./rules.ts";
+import { alreadyCommitted, nextGeneration, type Step } from "./rules.ts";
 import { readSpool } from "./spool.ts";
 import { destroySandboxes, type StepDeps, type TakeStep, unmoved } from "./step.ts";
 import { newToken } from "./tokens.ts";
+import { ended, ending, launched, recovered } from "./transitions.ts";
 
 export const steps: Record<Exclude<Step, "wait">, TakeStep> = {
   launch,
@@ -33,21 +34,21 @@ export const steps: Record<Exclude<Step, "wait">, TakeStep> = {
 
 /** A new conversation takes a sandbox that stands by, if there is one; everything else starts its own. */
 async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
-  const ready = session.box === null ? deps.standby.take() : undefined;
-  const box = ready?.box ?? session.box ?? newId("box");
+  // Half of a snapshot is nobody's work. It goes here and not when its runner is found lost: until that one's epoch was over,
+  // its last word could still arrive, that everything is back.
+  if (session.restoring && session.box) await deps.launcher.removeFiles(session.box);
+  const kept = session.restoring ? null : session.box;
+  const ready = kept === null ? deps.standby.take() : undefined;
+  const box = ready?.box ?? kept ?? newId("box");
   const attachToken = ready?.attachToken ?? newToken("attach");
   const phantomToken = ready?.phantomToken ?? newToken("phantom");
   const epoch = await deps.journal
     .change(session.id, unmoved(session), (change) => {
       change.set({
-        epoch: change.session.epoch + 1,
-        state: "starting",
-        state_since: change.now,
+        ...launched(change.session, change.now, deps.startupTimeoutMs),
         box,
         attach_hash: Buffer.from(deps.hashToken(attachToken)),
-        lease_hash: null,
         phantom_hash: Buffer.from(deps.hashToken(phantomToken)),
-        lease_until: new Date(change.now.getTime() + deps.startupTimeoutMs),
       });
       return change.session.epoch;
     })
@@ -118,27 +119,11 @@ async function hearSpool(deps: StepDeps, session: SessionRow): Promise<void> {
 async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
   await destroySandboxes(deps, session);
   await hearSpool(deps, session);
-  // Half of a snapshot is nobody's work: the next sandbox starts from an empty one.
-  if (session.restoring && session.box) await deps.launcher.removeFiles(session.box);
   await deps.journal.change(session.id, unmoved(session), async (change) => {
     const { now, session: row } = change;
-    const fresh = row.restarts_since === null || now.getTime() - row.restarts_since.getTime() >= deps.restartWindowMs;
-    change.set({
-      epoch: row.epoch + 1,
-      state: "requested",
-      state_since: now,
-      handle: null,
-      box: row.restoring ? null : row.box,
-      ...(row.desired === "hibernate" ? { desired: "run" as const } : {}),
-      attach_hash: null,
-      lease_hash: null,
-      phantom_hash: null,
-      restarts: fresh ? 1 : row.restarts + 1,
-      restarts_since: fresh ? now : row.restarts_since,
-    });
+    change.set(recovered(row, now, deps.restartWindowMs));
     // What the lost runner was asked for was meant for it alone; a new one must not be given the prompt a second time.
     await deleteCommands(change.tx, row.id, row.last_command_id);
-    change.set({ acked_command_id: row.last_command_id });
     // Put away, its turn waits for people and not for a runner.
     if (!row.restoring) await settleTurn(change);
   });
@@ -146,7 +131,7 @@ async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
 
 async function askToEnd(deps: StepDeps, session: SessionRow): Promise<void> {
   await deps.journal.change(session.id, unmoved(session), (change) => {
-    change.set({ state: "ending", state_since: change.now });
+    change.set(ending(change.now));
     // What was said and done can be forked afterwards; where nothing was, there is nothing to keep.
     const generation = change.session.sdk_session_id && !change.session.restoring ? nextGeneration(change.session) : 0;
     change.command({ case: "terminate", value: { generation } });
@@ -179,18 +164,7 @@ async function finalize(change: Change, exitCode: number | null): Promise<void> 
     change.append({ case: "system", value: { subtype: "last_snapshot_failed", message } });
   }
   await clearQueues(change.tx, session.id);
-  change.set({
-    state: "ended",
-    state_since: change.now,
-    terminated_at: change.now,
-    handle: null,
-    attach_hash: null,
-    lease_hash: null,
-    phantom_hash: null,
-    lease_until: null,
-    exit_code: exitCode,
-    queued_prompts: 0,
-  });
+  change.set(ended(change.now, exitCode));
   const reason = endReasons[(session.end_reason ?? "failed") as EndReasonWord];
   change.append({ case: "sessionEnd", value: { reason, ...(exitCode === null ? {} : { exitCode }) } });
 }

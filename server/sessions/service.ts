@@ -4,8 +4,9 @@ import type { Session } from "../../gen/carrel/v1/session_pb.ts";
 import type { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { Guard } from "../journal/journal.ts";
+import { isOccupied, wishToEnd } from "../journal/rules.ts";
 import type { SessionCore } from "../journal/store.ts";
-import { isOccupied, wake } from "../journal/turns.ts";
+import { wake } from "../journal/turns.ts";
 import { listSnapshots } from "../snapshots/store.ts";
 import { type CreateDeps, createSession } from "./create.ts";
 import { type ForkDeps, forkSession, preflightFork } from "./fork.ts";
@@ -46,7 +47,7 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
     },
     async terminateSession(request, context) {
       await deps.journal.change(request.sessionId, ownedBy(deps.userIdOf(context)), (change) => {
-        if (change.session.desired !== "end") change.set({ desired: "end", end_reason: "user_requested" });
+        change.set(wishToEnd(change.session, "user_requested") ?? {});
       });
       deps.poke(request.sessionId);
       return { terminated: true };

@@ -1,7 +1,18 @@
 import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/event_pb.ts";
-import { alreadyCommitted, isAct, isReportable, nextStep, type Observed, questionOf, type Step } from "../../../server/runners/rules.ts";
+import {
+  alreadyCommitted,
+  isAct,
+  isLastAsked,
+  isReportable,
+  isUnused,
+  nextStep,
+  type Observed,
+  questionOf,
+  type Step,
+} from "../../../server/runners/rules.ts";
+import { keptAwake, notRestored, recovered } from "../../../server/runners/transitions.ts";
 
 const deadlines = { endGraceMs: 5_000, maxRestarts: 3, archiveTimeoutMs: 600_000 };
 const well: Observed = {
@@ -94,6 +105,27 @@ describe("the next step of a session", () => {
       }
     }
   });
+});
+
+test("an end that is wanted stays wanted, whatever else happens to the session meanwhile", () => {
+  const now = new Date(100_000);
+  const idle = { active_at: new Date(0), turn: 0, pending_count: 0, queued_prompts: 0 };
+  expect((["run", "hibernate", "end"] as const).map((desired) => isUnused({ ...idle, desired }, now, 1_000))).toEqual([true, true, false]);
+  expect(isUnused({ ...idle, desired: "run" }, now, 200_000)).toBe(false);
+  expect(isUnused({ ...idle, desired: "hibernate", turn: 3 }, now, 1_000)).toBe(false);
+  expect((["run", "hibernate", "end"] as const).map((desired) => keptAwake({ desired }, now).desired)).toEqual(["run", "run", "end"]);
+  expect((["run", "end"] as const).map((desired) => notRestored({ desired }).desired)).toEqual(["hibernate", "end"]);
+});
+
+test("a snapshot answers the last command and no earlier one; a runner of before does not say which it answers", () => {
+  expect([6, 7, 8, 0].map((commandId) => isLastAsked({ last_command_id: 7 }, commandId))).toEqual([false, true, false, true]);
+});
+
+test("a session whose files were being brought back keeps the name of its box, so that what is half there can be removed", () => {
+  const row = { epoch: 4, desired: "run", restarts: 0, restarts_since: null, last_command_id: 9 } as const;
+  const after = recovered(row, new Date(0), 60_000);
+  expect(after).not.toHaveProperty("box");
+  expect(after).toMatchObject({ epoch: 5, state: "requested", handle: null, lease_hash: null, acked_command_id: 9, restarts: 1 });
 });
 
 test("a batch is compared with what is committed: skipped, taken, or missed", () => {

@@ -1,0 +1,72 @@
+// What may happen to a turn, a prompt, an end and an answer, decided from a session's row alone. The changes that carry it
+// out are beside this file; the simulator of the tests runs these same rules.
+import type { SessionCore } from "./store.ts";
+import { noUsage } from "./tables.ts";
+
+type Row = Readonly<SessionCore>;
+
+type Work = Pick<Row, "turn" | "pending_count" | "queued_prompts">;
+
+/** Whether a turn has come to where only people can help it on. */
+export function waitsForPeople({ turn, pending_count }: Pick<Row, "turn" | "pending_count">): boolean {
+  return turn > 0 && pending_count > 0;
+}
+
+/** Whether something goes on in a session that keeps it awake. */
+export function isOccupied(session: Work): boolean {
+  return !waitsForPeople(session) && (session.turn > 0 || session.pending_count > 0 || session.queued_prompts > 0);
+}
+
+/** Whether a session has no agent that could be told anything: put away, on its way there, or not quite back. */
+export function isAsleep({ state, restoring }: Pick<Row, "state" | "restoring">): boolean {
+  return state === "hibernating" || state === "dormant" || restoring;
+}
+
+/** Where a prompt that comes now stands: behind how many others, and whether its turn begins at once. */
+export function placeOfPrompt(session: Pick<Row, "turn" | "queued_prompts" | "state" | "desired">): { position: number; starts: boolean } {
+  const position = (session.turn > 0 ? 1 : 0) + session.queued_prompts;
+  return { position, starts: position === 0 && isReadyForTurn(session) };
+}
+
+/** Whether the oldest prompt of the queue may begin now. */
+export function startsNextTurn(session: Pick<Row, "turn" | "queued_prompts" | "state" | "desired">): boolean {
+  return session.queued_prompts > 0 && session.turn === 0 && isReadyForTurn(session);
+}
+
+function isReadyForTurn(session: Pick<Row, "state" | "desired">): boolean {
+  return session.state === "running" && session.desired === "run";
+}
+
+/** A session with something to do is wanted awake; one that is just being put away goes on at once. */
+export function wakened({ state, desired }: Pick<Row, "state" | "desired">, now: Date) {
+  const wanted = desired === "hibernate" ? ("run" as const) : desired;
+  return {
+    desired: wanted,
+    ...(state === "hibernating" && wanted === "run" ? { state: "running" as const, state_since: now, active_at: now } : undefined),
+  };
+}
+
+/** @param seq the prompt's number. */
+export function turnStarted(seq: number, now: Date) {
+  return { turn: seq, turn_acted: false, turn_started_at: now, turn_usage: noUsage };
+}
+
+export function turnFinished(session: Pick<Row, "num_turns">, now: Date) {
+  return { turn: 0, turn_acted: false, turn_started_at: null, turn_usage: noUsage, num_turns: session.num_turns + 1, active_at: now };
+}
+
+/** The wish to end; undefined where somebody has wished it before: the first reason wins. */
+export function wishToEnd<Reason extends string>(session: Pick<Row, "desired">, reason: Reason) {
+  return session.desired === "end" ? undefined : { desired: "end" as const, end_reason: reason };
+}
+
+/** How a call that is asked about stands, by what is kept of its being asked before. */
+export type Standing = "new" | "other_input" | "open" | "nobody_answered" | "decided";
+
+/** An answer is for the input it was asked about and no other. */
+export function standingOfCall(pause: { outcome: string | null; isDecided: boolean; isSameInput: boolean } | undefined): Standing {
+  if (!pause) return "new";
+  if (!pause.isSameInput) return "other_input";
+  if (pause.outcome === null) return "open";
+  return pause.isDecided ? "decided" : "nobody_answered";
+}

@@ -1,0 +1,27 @@
+// The changes that put a session away and bring it back (server/runners/hibernation.ts).
+import { append, type Change, set } from "./tables.ts";
+import { forgetCommands, startNextTurn } from "./turns.ts";
+import { times, type World } from "./world.ts";
+
+export function keepAwake(world: World, one: Change): void {
+  set(one, world.rules.keptAwake(one.row, one.now));
+  append(one, "system", "hibernation_failed");
+  startNextTurn(world.rules, one);
+}
+
+export function putAway(world: World, one: Change): void {
+  forgetCommands(world.rules, one, one.row.last_command_id);
+  set(one, world.rules.dormant(one.row, one.now));
+}
+
+export function finishRestore(world: World, one: Change): void {
+  set(one, world.rules.restored(one.row, one.now, times.maxSessionMs));
+  append(one, "system", "resumed");
+  startNextTurn(world.rules, one);
+}
+
+export function failRestore(world: World, one: Change): void {
+  set(one, world.rules.notRestored(one.row));
+  putAway(world, one);
+  append(one, "system", "resume_failed");
+}
