@@ -108,6 +108,7 @@ function createBroker({ config, log, storage, core, closers }: Surroundings, lat
     journal: core.journal,
     prices: readPriceTable(config.priceTable),
     hashToken: storage.hashToken,
+    live: core.live,
     poke: (sessionId) => late.reconciler.poke(sessionId),
   });
   const gateway = createModelGateway({

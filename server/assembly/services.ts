@@ -30,7 +30,7 @@ import { provisionDefaults } from "../profiles/provision.ts";
 import { createProfileService } from "../profiles/service.ts";
 import { createRegistrationService } from "../registration/service.ts";
 import { sessionMessage } from "../sessions/message.ts";
-import { once } from "../sessions/request-ids.ts";
+import { claimWithin, once } from "../sessions/request-ids.ts";
 import { checkedName } from "../sessions/rules.ts";
 import { aliveOf, createSessionService } from "../sessions/service.ts";
 import { listAliveOf, listOwned, type ShownSession } from "../sessions/store.ts";
@@ -57,13 +57,13 @@ export function createServices(parts: ServiceParts) {
   const { storage, core, config } = parts;
   const limiter = createRateLimiter({ perMinute: config.limits.perMinute });
   const actions = createChannelActions({
-    limitPrompt: limiter.prompt,
+    limiter,
     db: storage.db,
     journal: core.journal,
     rules: { derive: derivePattern, matches: patternMatches, verdict: core.verdict },
     userVault: storage.userVault,
     aliveOf,
-    once,
+    requestIds: { once, claimWithin },
   });
   const tickets = createSocketTickets({ db: storage.db, hashToken: storage.hashToken });
   const services = { people: peopleServices(parts, limiter), sessions: sessionServices(parts, { limiter, actions, tickets }) };

@@ -1,6 +1,7 @@
 // What every part that touches a session shares: its log, its bells, its readers, and the rules for its tool calls.
 import type { JsonObject } from "@bufbuild/protobuf";
 import { createBell } from "../bell.ts";
+import { createLiveSessions } from "../broker/live-sessions.ts";
 import { createChangedSessions } from "../channel/changed-sessions.ts";
 import { decide } from "../channel/permissions/engine.ts";
 import { createOpenedCredentials } from "../credentials/opened.ts";
@@ -20,6 +21,7 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
   const feeds = createFeeds();
   const commandStreams = createCommandStreams();
   const changed = createChangedSessions();
+  const live = createLiveSessions();
   const bell = await createBell({
     db,
     listener,
@@ -27,6 +29,7 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
     onRing(sessionId, ownerId) {
       feeds.ring(sessionId);
       commandStreams.ring(sessionId);
+      live.rung(sessionId);
       if (sessionId && ownerId) changed.ring(ownerId, sessionId);
       else changed.ringAll();
     },
@@ -43,7 +46,10 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
     userVault,
     feeds,
     onWish: (sessionId) => onWish(sessionId),
-    handOver: commandStreams.handOver,
+    handOver(session, commands) {
+      commandStreams.handOver(session, commands);
+      live.committed(session);
+    },
     notify: (sessionId, ownerId) => announce(ownerId, sessionId),
   });
   const credentials = createOpenedCredentials({ db, userVault });
@@ -51,6 +57,7 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
   return {
     feeds,
     commandStreams,
+    live,
     changed,
     announce,
     journal,

@@ -7,6 +7,7 @@ import type { Journal } from "../journal/journal.ts";
 import type { UsageTally } from "../journal/tables.ts";
 import { usageMessage } from "../journal/turns.ts";
 import type { Cap, ModelRequest } from "./caps.ts";
+import type { LiveSessions } from "./live-sessions.ts";
 import type { PhantomSession } from "./phantom.ts";
 import { costMicros, type PriceTable } from "./prices.ts";
 import { findPhantomSession } from "./store.ts";
@@ -17,6 +18,7 @@ export type LedgerDeps = {
   journal: Journal;
   prices: PriceTable;
   hashToken(token: string): Uint8Array;
+  live: LiveSessions;
   poke(sessionId: string): void;
 };
 
@@ -30,7 +32,10 @@ const settleMs = 3_000;
 export function createLedger(deps: LedgerDeps) {
   const bookings = createBookings();
   return {
-    findPhantom: (token: string): Promise<PhantomSession | undefined> => findPhantomSession(deps.db, deps.hashToken(token)),
+    async findPhantom(token: string): Promise<PhantomSession | undefined> {
+      const hash = deps.hashToken(token);
+      return deps.live.find(hash) ?? findPhantomSession(deps.db, hash);
+    },
     /** Ends a session at its cap, with a word that people see. */
     async endAtCap(session: PhantomSession, { subtype, message }: Cap): Promise<void> {
       await deps.journal.change(
@@ -97,7 +102,7 @@ async function within(milliseconds: number, work: Promise<void>): Promise<void> 
 }
 
 async function book(
-  { journal, prices }: LedgerDeps,
+  { journal, prices, live }: LedgerDeps,
   { sessionId }: PhantomSession,
   { model, usage }: Metered,
   request: ModelRequest,
@@ -123,6 +128,8 @@ async function book(
         },
       );
     } catch (error) {
+      // It may be in the table all the same.
+      live.rung(sessionId);
       const failure = passingFailure(error);
       if (!failure || performance.now() > deadline) throw error;
       await sleep(failure.retryAfterMs);

@@ -1,3 +1,5 @@
+import type { SessionCore } from "../journal/store.ts";
+
 /** The live session that a phantom token belongs to, with what its caps are judged by. */
 export type PhantomSession = {
   sessionId: string;
@@ -10,3 +12,28 @@ export type PhantomSession = {
   modelRequests: number;
   maxTurns: number | null;
 };
+
+/** What of a session's row it is made of. */
+export const phantomColumns = [
+  "id",
+  "owner_id",
+  "epoch",
+  "box",
+  "usage",
+  "max_budget_micros",
+  "model_requests",
+  "max_turns",
+] as const satisfies readonly (keyof SessionCore)[];
+
+export function phantomSessionOf(row: Pick<SessionCore, (typeof phantomColumns)[number]>): PhantomSession {
+  return {
+    sessionId: row.id,
+    ownerId: row.owner_id,
+    epoch: row.epoch,
+    box: row.box,
+    spentMicros: row.usage.cost_micros,
+    maxBudgetMicros: row.max_budget_micros,
+    modelRequests: row.model_requests,
+    maxTurns: row.max_turns,
+  };
+}

@@ -1,28 +1,17 @@
 import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
-import type { PhantomSession } from "./phantom.ts";
+import { type PhantomSession, phantomColumns, phantomSessionOf } from "./phantom.ts";
 
 /** The live session of a phantom token. A token of an earlier epoch is in no row any more: it is fenced by its absence. */
 export async function findPhantomSession(db: Kysely<Database>, phantomHash: Uint8Array): Promise<PhantomSession | undefined> {
   const row = await db
     .selectFrom("session")
-    .select(["id", "owner_id", "epoch", "box", "usage", "max_budget_micros", "max_turns", "model_requests"])
+    .select(phantomColumns)
     .where("phantom_hash", "=", Buffer.from(phantomHash))
     .where("state", "=", "running")
     .where("desired", "=", "run")
     .executeTakeFirst();
-  return (
-    row && {
-      sessionId: row.id,
-      ownerId: row.owner_id,
-      epoch: row.epoch,
-      box: row.box,
-      spentMicros: row.usage.cost_micros,
-      maxBudgetMicros: row.max_budget_micros,
-      modelRequests: row.model_requests,
-      maxTurns: row.max_turns,
-    }
-  );
+  return row && phantomSessionOf(row);
 }
 
 /** Hosts the agent of a session may reach. */

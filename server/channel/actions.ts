@@ -24,7 +24,7 @@ import type { Database } from "../db/database.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { User } from "../identity/principal.ts";
 import type { Change, Guard, Journal } from "../journal/journal.ts";
-import { type LockedSession, lockSession } from "../journal/store.ts";
+import { type LockedSession, lockSession, type Preceding } from "../journal/store.ts";
 import { acceptPrompt, cancelPrompt, interruptTurn } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import { type AnswerRules, answerApproval, answerQuestion } from "./answers.ts";
@@ -37,9 +37,13 @@ export type ChannelActionsDeps = {
   userVault(userId: string): Promise<UserVault>;
   /** The guard of what only a live session of the owner can do. */
   aliveOf(ownerId: string): Guard;
-  /** Counts the prompt in its own transaction, or refuses it with RATE_LIMITED. */
-  limitPrompt(tx: Transaction<Database>, sessionId: string): Promise<void>;
-  once: typeof import("../sessions/request-ids.ts").once;
+  limiter: {
+    /** Counts the prompt in its own transaction, or refuses it with RATE_LIMITED. */
+    prompt(tx: Transaction<Database>, sessionId: string): Promise<void>;
+    /** The same as queries that go before the change. */
+    promptWithin(sessionId: string): { look: Preceding; take: Preceding };
+  };
+  requestIds: Pick<typeof import("../sessions/request-ids.ts"), "once" | "claimWithin">;
 };
 
 /** What a person can do to a live session, whichever surface the wish came through. Requests are validated before. */
@@ -54,11 +58,11 @@ export type ChannelActions = {
 export function createChannelActions(deps: ChannelActionsDeps): ChannelActions {
   const change = createOnceChanger(deps);
   return {
-    sendPrompt: (user, request) =>
-      change(user, prompting, request, {
-        before: (tx, session) => deps.limitPrompt(tx, session.id),
-        body: async (one) => create(SendPromptResponseSchema, await acceptPrompt(one, request.text, request.requestId)),
-      }),
+    async sendPrompt(user, request) {
+      const body = async (one: Change) => create(SendPromptResponseSchema, await acceptPrompt(one, request.text, request.requestId));
+      const sent = await attemptPrompt(deps, user, request, body);
+      return sent ?? change(user, prompting, request, { before: (tx, session) => deps.limiter.prompt(tx, session.id), body });
+    },
     cancelPrompt: (user, request) => change(user, canceling, request, { body: (one) => takeBack(one, request.seq, user) }),
     async interrupt(user, request) {
       const interrupted = await deps.journal.change(request.sessionId, deps.aliveOf(user.userId), async (one) => {
@@ -87,26 +91,55 @@ type Work<Response extends DescMessage> = {
   body(change: Change): Promise<MessageShape<Response>>;
 };
 
+/**
+ * Sends a prompt in one statement, where nobody else has changed the session, nothing goes first, and neither limit nor
+ * request id stand against it; undefined, and nothing done, where the lock is needed to tell.
+ */
+async function attemptPrompt(
+  deps: ChannelActionsDeps,
+  user: User,
+  request: SendPromptRequest,
+  body: (change: Change) => Promise<SendPromptResponse>,
+): Promise<SendPromptResponse | undefined> {
+  const call = await repeatable(deps, user, prompting, request);
+  const { look, take } = deps.limiter.promptWithin(request.sessionId);
+  const sent = await deps.journal.attempt(request.sessionId, deps.aliveOf(user.userId), body, (answer) =>
+    request.requestId ? [look, deps.requestIds.claimWithin(call, answer), take] : [look, take],
+  );
+  return sent?.value;
+}
+
+async function repeatable<Request extends DescMessage, Response extends DescMessage>(
+  deps: ChannelActionsDeps,
+  { userId: ownerId }: User,
+  { method, request: schema, response }: Call<Request, Response>,
+  message: MessageShape<Request> & { requestId: string },
+) {
+  const vault = await deps.userVault(ownerId);
+  return { ownerId, method, requestId: message.requestId, vault, request: { schema, message }, response };
+}
+
 /** Changes a live session of the caller, once for each request id. */
 function createOnceChanger(deps: ChannelActionsDeps) {
   return async <Request extends DescMessage, Response extends DescMessage>(
     user: User,
-    { method, request: schema, response }: Call<Request, Response>,
+    kind: Call<Request, Response>,
     message: MessageShape<Request> & { sessionId: string; requestId: string },
     { before, body }: Work<Response>,
   ): Promise<MessageShape<Response>> => {
-    const vault = await deps.userVault(user.userId);
-    const call = { ownerId: user.userId, method, requestId: message.requestId, vault, request: { schema, message }, response };
+    const call = await repeatable(deps, user, kind, message);
     let published = () => {};
-    const answer = await deps.db.transaction().execute((tx) =>
-      deps.once(tx, call, async () => {
-        const session = deps.aliveOf(user.userId)(await lockSession(tx, message.sessionId));
+    const answer = await deps.db.transaction().execute(async (tx) => {
+      // Before the request id, as in one statement: in different orders two of them could wait for each other.
+      const locked = await lockSession(tx, message.sessionId);
+      return deps.requestIds.once(tx, call, async () => {
+        const session = deps.aliveOf(user.userId)(locked);
         await before?.(tx, session);
         const made = await deps.journal.changeWithin(tx, session, body);
         published = made.published;
         return made.value;
-      }),
-    );
+      });
+    });
     published();
     return answer;
   };

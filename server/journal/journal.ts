@@ -4,8 +4,8 @@ import type { Database } from "../db/database.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import { type Change, type Draft, openDraft } from "./draft.ts";
 import type { Feeds } from "./feed.ts";
-import { createKnownSessions, type KnownSession } from "./known.ts";
-import { type LockedSession, lockSession, type SessionCore, writeChange } from "./store.ts";
+import { createKnownSessions } from "./known.ts";
+import { type LockedSession, lockSession, type Preceding, type SessionCore, writeChange } from "./store.ts";
 
 export type { Change, Origin } from "./draft.ts";
 
@@ -33,6 +33,16 @@ export type Journal = {
    * their own.
    */
   changeOptimistically<T>(sessionId: string, guard: Guard, body: Body<T>): Promise<T>;
+  /**
+   * The first half of it: undefined where the lock is needed. What its value asks for goes before it in the same statement
+   * (`Preceding`), for changes that belong to more than the journal.
+   */
+  attempt<T>(
+    sessionId: string,
+    guard: Guard,
+    body: Body<T>,
+    before?: (value: T) => readonly Preceding[],
+  ): Promise<{ value: T } | undefined>;
   /** `change` inside a transaction that does more; call `published` after its commit. */
   changeWithin<T>(tx: Transaction<Database>, session: LockedSession, body: Body<T>): Promise<{ value: T; published: () => void }>;
 };
@@ -71,14 +81,18 @@ export function createJournal(deps: JournalDeps): Journal {
     return drawn;
   };
   /** Undefined unless it was written. */
-  const attempt = async <T>({ row, version }: KnownSession, guard: Guard, body: Body<T>): Promise<{ value: T } | undefined> => {
+  const attempt: Journal["attempt"] = async (sessionId, guard, body, before = () => []) => {
+    const left = known.take(sessionId);
+    if (!left) return undefined;
+    const { row, version } = left;
     const draft = openDraft(row, await deps.userVault(row.owner_id), needsTransaction);
     const outcome = await refusable(async () => {
       guard(row);
       return { value: await body(draft.change) };
     });
     const changed = outcome && draft.finish();
-    const written = changed && (await writeChange(deps.db, row.id, changed, { version, now: row.locked_at }));
+    const supposed = outcome && { version, now: row.locked_at, before: before(outcome.value) };
+    const written = changed && (await writeChange(deps.db, row.id, changed, supposed));
     if (!written) return undefined;
     known.remember(draft.change.session, written);
     publish(draft);
@@ -92,13 +106,13 @@ export function createJournal(deps: JournalDeps): Journal {
       return value;
     },
     async changeOptimistically(sessionId, guard, body) {
-      const row = known.take(sessionId);
-      const done = row && (await attempt(row, guard, body));
+      const done = await attempt(sessionId, guard, body);
       if (done) return done.value;
       const { draft, value, written } = await change(sessionId, guard, body);
       if (written) known.remember(draft.change.session, written);
       return value;
     },
+    attempt,
     async changeWithin(tx, session, body) {
       const { draft, value } = await draw(tx, session, body);
       return { value, published: () => publish(draft) };

@@ -1,4 +1,4 @@
-import type { Insertable, Kysely, Selectable, Transaction, Updateable } from "kysely";
+import type { Insertable, Kysely, RawBuilder, Selectable, Transaction, Updateable } from "kysely";
 import { sql } from "kysely";
 import type { Database } from "../db/database.ts";
 import type { PauseTable, SessionTable } from "./tables.ts";
@@ -45,8 +45,15 @@ export type SessionChange = {
 /** `version` is Postgres's own of the row (`xmin`): another transaction's update gives it another. */
 export type Written = { version: string; at: Date };
 
-/** What a change without the lock supposes of the row and of the database's clock. */
-export type Supposed = { version: string; now: Date };
+/** What a change without the lock supposes of the row and of the database's clock, and what goes before it. */
+export type Supposed = { version: string; now: Date; before: readonly Preceding[] };
+
+/**
+ * A query that goes before a change in the statement of that change: a look, or a write of another table. It is made for each
+ * row of `after`, which has one or none; where it returns none itself, what follows and the change are not made. Only the
+ * first that writes may still find a reason against it: what was written before that would stay.
+ */
+export type Preceding = (after: RawBuilder<unknown>) => RawBuilder<unknown>;
 
 /**
  * Writes a change in one statement. With what it supposes, only if that is so: undefined when somebody has changed the row,
@@ -58,17 +65,33 @@ export async function writeChange(
   { set, epoch, events, commands }: SessionChange,
   supposed?: Supposed,
 ): Promise<Written | undefined> {
+  const before = supposed && supposed.before.length > 0 ? precedence(sessionId, supposed) : undefined;
   const row = db
     .updateTable("session")
     .set(set)
     .where("id", "=", sessionId)
-    .$if(supposed !== undefined, (update) => update.where(holds(supposed!)))
+    .$if(supposed !== undefined, (update) => update.where(before ? sql<boolean>`exists (select from ${before.last})` : holds(supposed!)))
     .returning(["id", sql`xmin`.as("version"), sql`clock_timestamp()`.as("at")]);
-  const parts = [sql`changed as (${row})`];
+  const parts = [...(before?.parts ?? []), sql`changed as (${row})`];
   if (events.length > 0) parts.push(sql`added as (${eventInsertion(epoch, events)})`);
   if (commands.length > 0) parts.push(sql`asked as (${commandInsertion(commands)})`);
   const { rows } = await sql<Written>`with ${sql.join(parts)} select version, at from changed`.execute(db);
   return rows[0];
+}
+
+/**
+ * The row is locked first, as it is under the lock, so that what precedes the change is made only with it. Each part is
+ * asked for by the next, which is what puts them in an order.
+ */
+function precedence(sessionId: string, supposed: Supposed) {
+  let last = sql.raw("held");
+  const parts = [sql`held as (select from session where id = ${sessionId} and ${holds(supposed)} for no key update)`];
+  for (const [index, preceding] of supposed.before.entries()) {
+    const name = sql.raw(`before_${index}`);
+    parts.push(sql`${name} as (${preceding(last)})`);
+    last = name;
+  }
+  return { parts, last };
 }
 
 function holds({ version, now }: Supposed) {

@@ -1,6 +1,6 @@
 import { hash } from "node:crypto";
 import { type DescMessage, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
-import { type ColumnType, type Generated, type Kysely, sql, type Transaction } from "kysely";
+import { type ColumnType, type Generated, type Kysely, type RawBuilder, sql, type Transaction } from "kysely";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
@@ -37,14 +37,14 @@ export async function once<Request extends DescMessage, Response extends DescMes
   work: () => Promise<MessageShape<Response>>,
 ): Promise<MessageShape<Response>> {
   if (!call.requestId) return work();
-  const parameters = hash("sha256", toBinary(call.request.schema, call.request.message), "buffer");
+  const parameters = parametersOf(call);
   const claimed = await tx
     .insertInto("request_id")
     .values({
       owner_id: call.ownerId,
       method: call.method,
       request_id: call.requestId,
-      parameters: call.vault.seal("events", context(call, "parameters"), parameters),
+      parameters: sealed(call, "parameters", parameters),
       response: Buffer.alloc(0),
     })
     .onConflict((conflict) => conflict.columns(["owner_id", "method", "request_id"]).doNothing())
@@ -52,7 +52,7 @@ export async function once<Request extends DescMessage, Response extends DescMes
   const where = { owner_id: call.ownerId, method: call.method, request_id: call.requestId };
   if (claimed.numInsertedOrUpdatedRows === 1n) {
     const answer = await work();
-    const response = call.vault.seal("events", context(call, "response"), toBinary(call.response, answer));
+    const response = sealed(call, "response", toBinary(call.response, answer));
     await tx
       .updateTable("request_id")
       .set({ response })
@@ -69,6 +69,30 @@ export async function once<Request extends DescMessage, Response extends DescMes
     throw refusal(ErrorReason.REQUEST_ID_REUSED, "this request_id was used before with other content", { request_id: call.requestId });
   }
   return fromBinary(call.response, call.vault.open("events", context(call, "response"), first.response));
+}
+
+/**
+ * Claims the request id of a call with its answer, as a query of a larger statement that returns nothing for a call that
+ * was made before. `after` is a table of one row, or none when nothing is to be done.
+ */
+export function claimWithin<Request extends DescMessage, Response extends DescMessage>(
+  call: Repeatable<Request, Response>,
+  answer: MessageShape<Response>,
+) {
+  const { ownerId, method, requestId } = call;
+  const parameters = sealed(call, "parameters", parametersOf(call));
+  const response = sealed(call, "response", toBinary(call.response, answer));
+  return (after: RawBuilder<unknown>) => sql`insert into request_id (owner_id, method, request_id, parameters, response)
+    select ${ownerId}, ${method}, ${requestId}, ${parameters}, ${response} from ${after}
+    on conflict (owner_id, method, request_id) do nothing returning 1`;
+}
+
+function parametersOf<Request extends DescMessage>({ request }: Pick<Repeatable<Request, DescMessage>, "request">): Buffer {
+  return hash("sha256", toBinary(request.schema, request.message), "buffer");
+}
+
+function sealed(call: { method: string; requestId: string; vault: UserVault }, part: string, plain: Uint8Array): Uint8Array {
+  return call.vault.seal("events", context(call, part), plain);
 }
 
 function context(call: { method: string; requestId: string }, part: string) {

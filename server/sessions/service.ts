@@ -12,7 +12,7 @@ import { type CreateDeps, createSession } from "./create.ts";
 import { type ForkDeps, forkSession, preflightFork } from "./fork.ts";
 import { sessionMessage } from "./message.ts";
 import { checkedName, pageSize, readCursor, writeCursor } from "./rules.ts";
-import { deleteEnded, findShown, listSessions, type ShownSession } from "./store.ts";
+import { createShownSessions, deleteEnded, listSessions, type ShownSession } from "./store.ts";
 
 export type SessionServiceDeps = CreateDeps &
   Omit<ForkDeps, keyof CreateDeps> & {
@@ -22,8 +22,9 @@ export type SessionServiceDeps = CreateDeps &
   };
 
 export function createSessionService(deps: SessionServiceDeps): ServiceImpl<typeof SessionService> {
+  const find = createShownSessions(deps.db);
   const owned = async (context: HandlerContext, sessionId: string): Promise<ShownSession> =>
-    (await findShown(deps.db, deps.userIdOf(context), sessionId)) ?? absent();
+    (await find(deps.userIdOf(context), sessionId)) ?? absent();
   const message = async (row: ShownSession): Promise<Session> => sessionMessage(row, await deps.userVault(row.owner_id), deps.place);
 
   return {

@@ -2,6 +2,7 @@ import type { Kysely, Transaction } from "kysely";
 import { sql } from "kysely";
 import { SessionStatus } from "../../gen/carrel/v1/session_pb.ts";
 import type { Database } from "../db/database.ts";
+import { gather } from "../db/gather.ts";
 import { emptyChain } from "../journal/seal.ts";
 import type { LockedSession, SessionRow } from "../journal/store.ts";
 import { noUsage } from "../journal/tables.ts";
@@ -110,8 +111,19 @@ const shownColumns = [
 
 export type ShownSession = Pick<SessionRow, (typeof shownColumns)[number]>;
 
-export async function findShown(db: Kysely<Database>, ownerId: string, sessionId: string): Promise<ShownSession | undefined> {
-  return db.selectFrom("session").select(shownColumns).where("id", "=", sessionId).where("owner_id", "=", ownerId).executeTakeFirst();
+/** Looks for a session of its owner, many in one statement. */
+export function createShownSessions(db: Kysely<Database>) {
+  const keyOf = (session: Pick<SessionRow, "id" | "owner_id">) => `${session.owner_id}/${session.id}`;
+  const find = gather(keyOf, async (asked) => {
+    const [ids, owners] = [asked.map(({ id }) => id), asked.map(({ owner_id }) => owner_id)];
+    const rows = await db
+      .selectFrom("session")
+      .select(shownColumns)
+      .where(sql<boolean>`(id, owner_id) in (select * from unnest(${ids}::text[], ${owners}::uuid[]))`)
+      .execute();
+    return new Map(rows.map((row) => [keyOf(row), row as ShownSession]));
+  });
+  return (ownerId: string, sessionId: string): Promise<ShownSession | undefined> => find({ id: sessionId, owner_id: ownerId });
 }
 
 export async function listSessions(

@@ -30,11 +30,12 @@ import { type Change, createJournal } from "../../server/journal/journal.ts";
 import { askApproval, askQuestion } from "../../server/journal/pauses.ts";
 import { createJournalReader } from "../../server/journal/reader.ts";
 import { createFairShare } from "../../server/limits/fair-share.ts";
+import { createRateLimiter } from "../../server/limits/limiter.ts";
 import { optionsMessage } from "../../server/profiles/message.ts";
 import { plainSettings } from "../../server/profiles/settings.ts";
 import { findRegistration, insertUser } from "../../server/registration/store.ts";
 import { sessionMessage } from "../../server/sessions/message.ts";
-import { once } from "../../server/sessions/request-ids.ts";
+import { claimWithin, once } from "../../server/sessions/request-ids.ts";
 import { aliveOf } from "../../server/sessions/service.ts";
 import { insertSession, listAliveOf, listOwned, type ShownSession } from "../../server/sessions/store.ts";
 import { createRootKeyring } from "../../server/vault/keyring.ts";
@@ -68,7 +69,8 @@ export async function createHarness() {
   const journal = createJournal({ db, userVault, feeds, notify: () => undefined, onWish: () => undefined, handOver: () => undefined });
   const reader = createJournalReader({ db, userVault, feeds });
   const rules = { derive: () => "Bash(ls:*)", matches: () => true, verdict: () => ({ behavior: "ask" as const }) };
-  const actions = createChannelActions({ limitPrompt: () => Promise.resolve(), db, journal, rules, userVault, aliveOf, once });
+  const limiter = createRateLimiter({ perMinute: { registrations: 10_000, sessionCreates: 10_000, prompts: 10_000, tickets: 10_000 } });
+  const actions = createChannelActions({ limiter, db, journal, rules, userVault, aliveOf, requestIds: { once, claimWithin } });
   const issuer = await openLocalIssuer(directory);
   const users = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
   const authorize = createAuthorizer({

@@ -86,6 +86,7 @@ export async function createJournalCore({ db }: TestDatabase) {
   return {
     ownerId,
     userVault,
+    createUserKey: vault.createUserKey,
     journal,
     feeds,
     reader,

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { createLedger, type LedgerDeps } from "../../../server/broker/ledger.ts";
+import { createLiveSessions } from "../../../server/broker/live-sessions.ts";
 import type { PhantomSession } from "../../../server/broker/phantom.ts";
 import { readPriceTable } from "../../../server/broker/prices.ts";
 import { noUsage, type UsageTally } from "../../../server/journal/tables.ts";
@@ -33,6 +34,7 @@ function ledgerOver(fates: Fate[]) {
     journal,
     prices: readPriceTable(undefined),
     hashToken: () => new Uint8Array(),
+    live: createLiveSessions(),
     poke: () => undefined,
     db: undefined,
   } as unknown as LedgerDeps;
