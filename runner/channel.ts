@@ -60,6 +60,8 @@ export async function openChannel(socketPath: string, attachToken: string, spool
         baseUrl: "http://carrel.internal",
         httpVersion,
         useBinaryFormat: true,
+        // Never leaves the machine's memory; to compress it takes longer than to send it.
+        acceptCompression: [],
         readMaxBytes: 16 * 1024 * 1024,
         nodeOptions: { createConnection: () => net.connect(socketPath) },
         interceptors: [authorize],
