@@ -66,8 +66,11 @@ type State = {
   end(exit: Exit): void;
 };
 
+/** Which snapshot is asked for, and which one it may be an increment to; 0 for none. */
+export type Wanted = { generation: number; baseGeneration: number };
+
 /** Puts the session away; true when it is, and the runner is to leave. */
-export type PutAway = (generation: number, signal: AbortSignal) => Promise<boolean>;
+export type PutAway = (wanted: Wanted, signal: AbortSignal) => Promise<boolean>;
 
 export function createDriver(place: Place, first: FirstAgent, putAway: PutAway): Driver {
   const { boot } = place;
@@ -191,10 +194,10 @@ function obey(state: State, { kind }: Command): void {
     case "toolDecision":
       return state.decisions.arrived(kind.value);
     case "hibernate":
-      return inTurn(state, (staying) => hibernate(state, kind.value.generation, staying));
+      return inTurn(state, (staying) => hibernate(state, kind.value, staying));
     case "terminate":
       state.leaving = true;
-      return inTurn(state, (staying) => terminate(state, kind.value.generation, staying));
+      return inTurn(state, (staying) => terminate(state, kind.value, staying));
   }
 }
 
@@ -209,23 +212,23 @@ function inTurn(state: State, work: (staying: AbortSignal) => Promise<void>): vo
 }
 
 /** Nothing runs while the session is put away. Should it be wanted awake meanwhile, or not be kept, it goes on. */
-async function hibernate(state: State, generation: number, staying: AbortSignal): Promise<void> {
+async function hibernate(state: State, wanted: Wanted, staying: AbortSignal): Promise<void> {
   if (staying.aborted) return;
   try {
     await stopAgent(state);
-    if (await state.putAway(generation, staying)) return state.end({ reason: "put away", code: 0, dormant: true });
+    if (await state.putAway(wanted, staying)) return state.end({ reason: "put away", code: 0, dormant: true });
   } catch (error) {
     if (error instanceof Fenced) throw error;
-    if (!staying.aborted) await state.channel?.snapshots.abandon(generation, error instanceof Error ? error.message : String(error));
+    if (!staying.aborted) await state.channel?.snapshots.abandon(wanted.generation, error instanceof Error ? error.message : String(error));
   }
   if (!state.leaving) state.agent ??= start(state);
 }
 
 /** Brings a last snapshot out where one is asked for; whoever asked does not wait for long. */
-async function terminate(state: State, generation: number, staying: AbortSignal): Promise<void> {
+async function terminate(state: State, wanted: Wanted, staying: AbortSignal): Promise<void> {
   await stopAgent(state);
-  if (generation > 0) {
-    await state.putAway(generation, staying).catch((error: Error) => process.stderr.write(`runner: no last snapshot: ${error.message}\n`));
+  if (wanted.generation > 0) {
+    await state.putAway(wanted, staying).catch((error: Error) => process.stderr.write(`runner: no last snapshot: ${error.message}\n`));
   }
   state.end({ reason: "asked to leave", code: 0 });
 }

@@ -10,11 +10,11 @@ import type { Place } from "./orders.ts";
 export async function serveSession(place: Place, first: FirstAgent): Promise<number> {
   const { boot } = place;
   const roots = rootsOf(boot.cwd, place.environment["HOME"] ?? "/home/agent");
-  const driver = createDriver(place, first, (generation, signal) => putAway(channel, memory, roots, generation, signal));
+  const driver = createDriver(place, first, (wanted, signal) => putAway({ channel, memory, roots, base }, wanted, signal));
   // May take until somebody wants this sandbox.
   const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
   const restore = channel.attached.manifest?.restore;
-  if (restore) await bringBack(channel, driver, roots, restore.generation);
+  const base = restore && (await bringBack(channel, driver, roots, restore));
   const memory = await openMemory(join(boot.cwd, ".memory"), channel);
   await driver.serve(channel, restore?.conversation ?? boot.resume);
   if (restore) await channel.snapshots.reportRestore("");

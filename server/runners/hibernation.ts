@@ -1,13 +1,22 @@
 // The steps that put a session away and bring it back. Each is one change under the lock of its row.
+import type { Kysely } from "kysely";
+import type { Database } from "../db/database.ts";
 import type { Change } from "../journal/journal.ts";
 import { deleteCommands, type SessionRow } from "../journal/store.ts";
 import { goOn, isOccupied } from "../journal/turns.ts";
+import { nextBase } from "../snapshots/rules.ts";
+import { listChain } from "../snapshots/store.ts";
 import { onlyWaits } from "./lost-turns.ts";
 import { destroySandboxes, type StepDeps, unmoved } from "./step.ts";
 
 /** The snapshot that would follow the current one. */
 export function nextGeneration(session: Pick<SessionRow, "snapshot_generation">): number {
   return (session.snapshot_generation ?? 0) + 1;
+}
+
+/** What the next snapshot may be an increment to; 0 when it is to hold everything. */
+export async function baseOfNext(db: Kysely<Database>, session: Pick<SessionRow, "id" | "snapshot_generation">): Promise<number> {
+  return nextBase(await listChain(db, session.id, session.snapshot_generation));
 }
 
 /** Asks the runner for a snapshot; the session is dormant once that is committed. */
@@ -18,7 +27,8 @@ export async function hibernate(deps: StepDeps, session: SessionRow): Promise<vo
     if (isOccupied(row) || !unwanted) return;
     if (row.turn > 0 && !(await onlyWaits(change))) return putOff(change);
     change.set({ desired: "hibernate", state: "hibernating", state_since: now });
-    change.command({ case: "hibernate", value: { generation: nextGeneration(row) } });
+    const baseGeneration = await baseOfNext(change.tx, row);
+    change.command({ case: "hibernate", value: { generation: nextGeneration(row), baseGeneration } });
   });
 }
 

@@ -16,6 +16,7 @@ import { openSettings } from "../journal/pinned.ts";
 import { openBytes } from "../journal/seal.ts";
 import { deleteCommands, listCommands, type SessionCore } from "../journal/store.ts";
 import { startNextTurn } from "../journal/turns.ts";
+import { listChain } from "../snapshots/store.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { CommandStreams } from "./command-streams.ts";
 import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./leases.ts";
@@ -117,7 +118,7 @@ async function attach(deps: RunnerServiceDeps, attachToken: string, socketBox: s
         started_at: change.session.started_at ?? change.now,
         last_runner_seq: 0,
       });
-      const restore = restoreOf(change.session);
+      const restore = await restoreOf(change);
       if (!restore) {
         const ends = isFirst ? { ends_at: lifetimeEnd(change, deps.maxSessionMs) } : {};
         change.set({ state: "running", state_since: change.now, active_at: change.now, ...ends });
@@ -223,9 +224,11 @@ async function deny(change: Change, call: AskedCall, message: string): Promise<D
 }
 
 /** What is to be brought back before the session runs; undefined when its files are there. */
-function restoreOf({ restoring, snapshot_generation, sdk_session_id }: SessionCore) {
-  if (!restoring || snapshot_generation === null) return undefined;
-  return { generation: snapshot_generation, conversation: sdk_session_id ?? "" };
+async function restoreOf({ tx, session }: Change) {
+  const { id, restoring, snapshot_generation: generation, sdk_session_id } = session;
+  if (!restoring || generation === null) return undefined;
+  const chain = await listChain(tx, id, generation);
+  return { generation, conversation: sdk_session_id ?? "", chain: chain.map((member) => member.generation) };
 }
 
 /** The earlier of what the session has and what the platform allows from its first start. */

@@ -13,7 +13,7 @@ import { findSession, type SessionCore } from "../journal/store.ts";
 import { isOccupied, wake } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
 import { deleteSnapshotsBefore, digestOf, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
-import { failRestore, finishRestore, keepAwake, nextGeneration, putAway } from "./hibernation.ts";
+import { baseOfNext, failRestore, finishRestore, keepAwake, nextGeneration, putAway } from "./hibernation.ts";
 import { type Lease, requireLease, underLease } from "./leases.ts";
 
 export type SnapshotCallsDeps = {
@@ -40,13 +40,16 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
       const first = await pieces.next();
       if (first.done) throw refusal(ErrorReason.INVALID_ARGUMENT, "a snapshot has at least one piece");
       const lease = requireLease(context, first.value);
-      const { generation } = first.value;
+      const { generation, baseGeneration } = first.value;
       const session = await findSession(deps.db, lease.sessionId);
       if (!session || !isAskedFor(session, generation)) return { committed: false };
+      // While this generation is the next one the chain before it stays what it is; the commit looks at that again.
+      if (baseGeneration > 0 && baseGeneration !== (await baseOfNext(deps.db, session)))
+        throw refusal(ErrorReason.INVALID_ARGUMENT, `it cannot be an increment to snapshot ${baseGeneration}`);
       const place = { ownerId: session.owner_id, sessionId: session.id, generation, archive: `${session.id}/${newId("arc")}` };
       using turn = latest.take(session.id);
       const stored = await deps.archives.put(place, piecesOf(first.value, pieces, deps.maxBytes, turn.isOver));
-      return await commit(deps, lease, place, stored);
+      return await commit(deps, lease, { place, baseGeneration, stored });
     },
     async abandonSnapshot(request, context) {
       const lease = requireLease(context, request);
@@ -86,15 +89,18 @@ function isAskedFor(session: Pick<SessionCore, "state" | "desired" | "snapshot_g
   return wanted && nextGeneration(session) === generation;
 }
 
+/** @field baseGeneration 0 for an archive that holds everything. */
+type Made = { place: ArchivePlace; baseGeneration: number; stored: BlobDigest };
+
 /** The pointer moves only here, under the lease and only while the snapshot is still asked for. */
-async function commit(deps: SnapshotCallsDeps, lease: Lease, place: ArchivePlace, stored: BlobDigest): Promise<{ committed: boolean }> {
-  const { generation, archive } = place;
+async function commit(deps: SnapshotCallsDeps, lease: Lease, made: Made): Promise<{ committed: boolean }> {
+  const { generation, archive } = made.place;
   try {
     const replaced = await deps.journal.change(lease.sessionId, underLease(lease), async (change) => {
       // Something of the agent's may have asked for a person after it was told to rest.
       if (change.session.state === "hibernating" && isOccupied(change.session)) await wake(change);
       if (!isAskedFor(change.session, generation)) return undefined;
-      await point(change, place, stored);
+      await point(change, made);
       if (change.session.state === "hibernating") await putAway(change);
       return deleteSnapshotsBefore(change.tx, lease.sessionId, generation - deps.kept + 1);
     });
@@ -107,11 +113,12 @@ async function commit(deps: SnapshotCallsDeps, lease: Lease, place: ArchivePlace
   }
 }
 
-async function point(change: Change, { generation, archive }: ArchivePlace, stored: BlobDigest): Promise<void> {
+async function point(change: Change, { place: { generation, archive }, baseGeneration, stored }: Made): Promise<void> {
   const { session, now } = change;
   await insertSnapshot(change.tx, {
     session_id: session.id,
     generation,
+    base_generation: baseGeneration || null,
     epoch: session.epoch,
     archive,
     seq: session.last_seq,

@@ -1,0 +1,111 @@
+import { chmodSync, chownSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeEach, expect, test } from "vitest";
+import { pack, unpack } from "../../../runner/archive.ts";
+import type { Listing, Roots } from "../../../runner/listing.ts";
+import { makeTemporaryDirectory } from "../../support/temporary.ts";
+import { change, createRandom, createTrees, populate, portrait, workInGit } from "./trees.ts";
+
+/** How many random trees go through; the long form sets it, and looks for what nobody knows yet. */
+const long = process.env["CARREL_TEST_TREES"];
+const total = Number(long ?? 20);
+const seed = Number(process.env["CARREL_TEST_SEED"] ?? (long === undefined ? 20_261_120 : Date.now() % 1_000_000_000));
+const longestChain = 5;
+
+const isRoot = process.geteuid?.() === 0;
+const nobody = 65_534;
+const directory = makeTemporaryDirectory("trees");
+chmodSync(directory, 0o755);
+const workspace = join(directory, "workspace");
+const home = join(directory, "home");
+const roots: Roots = { directories: [workspace, home], except: [join(workspace, ".memory")] };
+const forever = new AbortController().signal;
+
+beforeEach(makeRoots);
+afterEach(() => rmSync(workspace, { recursive: true }));
+afterEach(() => rmSync(home, { recursive: true }));
+afterAll(() => rmSync(directory, { recursive: true }));
+
+function makeRoots(): void {
+  for (const root of roots.directories) {
+    mkdirSync(root);
+    if (isRoot) chownSync(root, nobody, nobody);
+  }
+}
+
+/** Nothing is locked for root, which no agent is. */
+async function asAgent<T>(work: () => T): Promise<Awaited<T>> {
+  if (!isRoot) return await work();
+  process.setegid!(nobody);
+  process.seteuid!(nobody);
+  try {
+    return await work();
+  } finally {
+    process.seteuid!(0);
+    process.setegid!(0);
+  }
+}
+
+async function packed(since: Listing | undefined): Promise<Buffer> {
+  const chunks: Uint8Array[] = [];
+  await asAgent(async () => {
+    for await (const chunk of pack(roots, since, forever)) chunks.push(chunk);
+  });
+  return Buffer.concat(chunks);
+}
+
+/** As in a new sandbox: nothing is there. */
+async function unpackedAnew(archives: readonly Buffer[]): Promise<Listing | undefined> {
+  for (const root of roots.directories) renameSync(root, `${root}-before`);
+  makeRoots();
+  const listing = await asAgent(() => unpack(archives.map(pieces), roots));
+  for (const root of roots.directories) rmSync(`${root}-before`, { recursive: true });
+  return listing;
+}
+
+async function* pieces(archive: Buffer): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < archive.length; at += 10_000) yield archive.subarray(at, at + 10_000);
+}
+
+/** One tree through a chain of archives, with things that happen between. */
+async function throughChain(treeSeed: number): Promise<{ archives: Buffer[]; entries: number; done: number }> {
+  const random = createRandom(treeSeed);
+  const trees = createTrees(random, roots.directories);
+  const isWorkedOn = random.below(4) === 0;
+  const archives: Buffer[] = [];
+  let listing: Listing | undefined;
+  let entries = 0;
+  const length = 1 + random.below(longestChain);
+  for (let member = 0; member < length; member += 1) {
+    await asAgent(() => {
+      if (isWorkedOn) workInGit(trees);
+      if (member === 0) populate(trees, 20 + random.below(150));
+      change(trees, random.below(80));
+    });
+    const before = portrait(roots.directories);
+    archives.push(await packed(listing));
+    expect(portrait(roots.directories), `seed ${treeSeed}, packed`).toEqual(before);
+    listing = await unpackedAnew(archives);
+    expect(portrait(roots.directories), `seed ${treeSeed}, member ${member}`).toEqual(before);
+    entries += before.length;
+  }
+  return { archives, entries, done: trees.done };
+}
+
+test(`${total} random trees come back to the last bit, whole and as a chain of increments`, async () => {
+  const sum = { archives: 0, increments: 0, entries: 0, done: 0 };
+  for (let index = 0; index < total; index += 1) {
+    if (index > 0) {
+      for (const root of roots.directories) rmSync(root, { recursive: true });
+      makeRoots();
+    }
+    const { archives, entries, done } = await throughChain(seed + index);
+    sum.archives += archives.length;
+    sum.increments += archives.length - 1;
+    sum.entries += entries;
+    sum.done += done;
+  }
+  process.stdout.write(`trees from seed ${seed}: ${total}, ${JSON.stringify(sum)}\n`);
+  expect(sum.increments).toBeGreaterThan(total / 2);
+  expect(sum.entries).toBeGreaterThan(total * 50);
+}, 3_600_000);
