@@ -8,7 +8,7 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { constants, createZstdCompress, createZstdDecompress } from "node:zlib";
 import { type BytePath, bytesOf, changesSince, type Listing, listEntries, type Roots, takeListing } from "./listing.ts";
-import { type Lock, lock, unlock } from "./locks.ts";
+import { type Lock, lock, locksOf, recordsOf, unlock } from "./locks.ts";
 import { feed, runProgram } from "./programs.ts";
 
 /** The fastest level: what is packed is mostly packed already, or text of which any level makes little. */
@@ -28,7 +28,7 @@ export async function* pack(roots: Roots, since: Listing | undefined, signal: Ab
     const changes = since && (await changesSince(since, roots));
     yield* packEntries(changes?.present ?? pathsOf(roots), headOf(changes?.past ?? [], locks), signal);
   } finally {
-    await lock(locks);
+    await lock(roots, locks);
   }
 }
 
@@ -37,12 +37,12 @@ export async function* pack(roots: Roots, since: Listing | undefined, signal: Ab
  * nobody's work. Answers with what `pack` compares with.
  */
 export async function unpack(archives: readonly AsyncIterable<Uint8Array>[], roots: Roots): Promise<Listing | undefined> {
-  await empty(roots.directories);
+  await empty(roots);
   let locks: readonly Lock[] = [];
   for (const archive of archives) locks = await apply(archive);
   // Taken before something is locked, which then counts as changed: what is in it has to be looked at.
   const listing = await takeListing(roots);
-  await lock(locks);
+  await lock(roots, locks);
   return listing;
 }
 
@@ -52,10 +52,8 @@ async function* packEntries(
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
   signal.throwIfAborted();
-  const tar = runProgram("tar", [
-    ...["--create", "--format=posix", "--numeric-owner", "--sparse", "--directory=/"],
-    ...["--no-recursion", "--null", "--no-unquote", "--files-from=-"],
-  ]);
+  const names = ["--no-recursion", "--null", "--no-unquote", "--files-from=-"];
+  const tar = runProgram("tar", ["--create", "--format=posix", "--numeric-owner", "--sparse", "--directory=/", ...names], "pipe");
   const stop = (): void => void tar.process.kill("SIGKILL");
   signal.addEventListener("abort", stop);
   const packed = createZstdCompress(compression);
@@ -91,16 +89,14 @@ async function apply(archive: AsyncIterable<Uint8Array>): Promise<Lock[]> {
 
 /** The source is read to its own end, also when tar has seen the end of the archive before, because it is verified there. */
 async function extract(entries: AsyncIterable<Uint8Array>): Promise<void> {
-  const tar = runProgram("tar", [
-    ...["--extract", "--directory=/", "--preserve-permissions", "--no-same-owner", "--delay-directory-restore"],
-  ]);
+  const how = ["--preserve-permissions", "--no-same-owner", "--delay-directory-restore"];
+  const tar = runProgram("tar", ["--extract", "--directory=/", ...how], "pipe");
   await feed(tar, entries);
   await tar.succeeded;
 }
 
 function headOf(past: readonly BytePath[], locks: readonly Lock[]): Buffer {
-  const records = [...past.map((path) => `-${path}\0`), ...locks.map(({ path, mode }) => `${mode.toString(8)} ${path}\0`)];
-  return bytesOf(`${mark}${records.join("")}\0`);
+  return Buffer.concat([bytesOf(`${mark}${past.map((path) => `-${path}\0`).join("")}`), recordsOf(locks), Buffer.of(0)]);
 }
 
 type Parts = { past: BytePath[]; locks: Lock[]; entries: AsyncIterable<Uint8Array> };
@@ -112,20 +108,17 @@ async function beheaded(plain: AsyncIterable<Buffer>): Promise<Parts> {
     const end = read.indexOf("\0\0");
     const isHead = read.subarray(0, mark.length).toString("latin1") === mark.slice(0, read.length);
     if (!isHead) return { past: [], locks: [], entries: followed(read, pieces) };
-    if (end >= 0) return { ...partsOf(read.subarray(mark.length, end)), entries: followed(read.subarray(end + 2), pieces) };
+    if (end >= 0) return { ...partsOf(read.toString("latin1", mark.length, end + 1)), entries: followed(read.subarray(end + 2), pieces) };
     const { value, done } = await pieces.next();
     if (done) throw new Error("the archive has no end of its head");
     read = Buffer.concat([read, value]);
   }
 }
 
-function partsOf(head: Buffer): Pick<Parts, "past" | "locks"> {
-  const records = head.toString("latin1").split("\0").filter(Boolean);
-  const [past, locks] = [records.filter((one) => one.startsWith("-")), records.filter((one) => !one.startsWith("-"))];
-  return {
-    past: past.map((one) => one.slice(1)),
-    locks: locks.map((one) => ({ mode: Number.parseInt(one, 8), path: one.slice(one.indexOf(" ") + 1) })),
-  };
+function partsOf(records: string): Pick<Parts, "past" | "locks"> {
+  const past = records.split("\0").filter((one) => one.startsWith("-"));
+  const locks = records.slice(past.reduce((length, one) => length + one.length + 1, 0));
+  return { past: past.map((one) => one.slice(1)), locks: locksOf(locks) };
 }
 
 async function* followed(first: Uint8Array, rest: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
@@ -149,10 +142,9 @@ async function* pathsOf(roots: Roots): AsyncGenerator<BytePath> {
   for await (const { path } of listEntries(roots)) yield path;
 }
 
-async function empty(directories: readonly string[]): Promise<void> {
-  await unlock({ directories, except: [] });
-  const find = runProgram("find", [...directories, "-mindepth", "1", "-delete"]);
-  find.process.stdin!.end();
+async function empty({ directories, unlocked }: Roots): Promise<void> {
+  await unlock({ directories, except: [], unlocked });
+  const find = runProgram("find", [...directories, "-mindepth", "1", "-delete"], "ignore");
   await find.succeeded;
 }
 

@@ -10,7 +10,8 @@ import { stopOthers } from "./other-processes.ts";
 
 /** @param workspace without the memory bank, which is given to each runner anew. */
 export function rootsOf(workspace: string, home: string): Roots {
-  return { directories: [workspace, home], except: [join(workspace, ".memory")] };
+  const unlocked = join(home, ".carrel-unlocked");
+  return { directories: [workspace, home], except: [join(workspace, ".memory"), unlocked], unlocked };
 }
 
 /** What one snapshot left in the directories: the next may be an increment to that. */

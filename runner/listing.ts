@@ -5,8 +5,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { createZstdCompress, createZstdDecompress } from "node:zlib";
 import { runProgram } from "./programs.ts";
 
-/** The directories that make up a session, and what of them is kept elsewhere. All are absolute. */
-export type Roots = { directories: readonly string[]; except: readonly string[] };
+/** The directories that make up a session. All paths are absolute. */
+export type Roots = {
+  directories: readonly string[];
+  /** What of them is kept elsewhere. */
+  except: readonly string[];
+  /** The file that says what is unlocked; it outlives its runner. */
+  unlocked: string;
+};
 
 /** A path as `find` and the kernel know it: each character is one byte, because a name need not be text. */
 export type BytePath = string;
@@ -48,8 +54,7 @@ const fields = /^(.) (\d+) (\d+) (\d+) \d+ \S+ \S+ (.*)$/s;
  */
 export async function* listEntries({ directories, except }: Roots, tests: readonly string[] = []): AsyncGenerator<Entry> {
   const prune = except.flatMap((path) => ["-path", path.replaceAll(/[*?[\\]/g, "\\$&"), "-prune", "-o"]);
-  const find = runProgram("find", [...directories, ...prune, "!", "-type", "s", ...tests, "-printf", record]);
-  find.process.stdin!.end();
+  const find = runProgram("find", [...directories, ...prune, "!", "-type", "s", ...tests, "-printf", record], "ignore");
   try {
     for await (const one of separated(find.process.stdout!)) yield entryOf(one);
     await find.succeeded;

@@ -1,6 +1,6 @@
 // Files that their own owner may not read, and directories in which it may not do everything: opened for a while, and closed again.
-import { chmod } from "node:fs/promises";
-import { type BytePath, bytesOf, listEntries, type Roots } from "./listing.ts";
+import { appendFile, chmod, readFile, rm } from "node:fs/promises";
+import { type BytePath, bytesOf, type Entry, listEntries, type Roots } from "./listing.ts";
 
 /** The permission bits that something really has. */
 export type Lock = { path: BytePath; mode: number };
@@ -14,30 +14,54 @@ export async function unlock(roots: Roots): Promise<Lock[]> {
     // Behind a directory that could not be looked into there may be others.
     for (let opened = -1; opened !== locks.length; ) {
       opened = locks.length;
-      await openAll(roots, locks);
+      const found = await findLocked(roots);
+      // First of all, for the runner after this one.
+      if (found.length > 0) await appendFile(roots.unlocked, recordsOf(found));
+      locks.push(...found);
+      for (const { path, mode, isDirectory } of found) await chmod(bytesOf(path), mode | (isDirectory ? 0o700 : 0o400));
     }
     return locks;
   } catch (error) {
-    await lock(locks);
+    await lock(roots, locks);
     throw error;
   }
 }
 
 /** Sets what was unlocked to what it was, a directory after what is in it. */
-export async function lock(locks: readonly Lock[]): Promise<void> {
+export async function lock({ unlocked }: Pick<Roots, "unlocked">, locks: readonly Lock[]): Promise<void> {
   for (const { path, mode } of locks.toSorted((one, other) => (one.path < other.path ? 1 : -1))) await chmod(bytesOf(path), mode);
+  await rm(unlocked, { force: true });
 }
 
-async function openAll(roots: Roots, locks: Lock[]): Promise<void> {
-  const found = [];
+/** Sets what a runner has unlocked that did not live to lock it again. */
+export async function lockAgain(roots: Pick<Roots, "unlocked">): Promise<void> {
+  const records = await readFile(roots.unlocked, "latin1").catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return undefined;
+    throw error;
+  });
+  if (records !== undefined) await lock(roots, locksOf(records));
+}
+
+/** Each as its mode in octal, a space, the path and a zero byte. */
+export function recordsOf(locks: readonly Lock[]): Buffer {
+  return bytesOf(locks.map(({ path, mode }) => `${mode.toString(8)} ${path}\0`).join(""));
+}
+
+/** The last record may have been cut, and then nothing was done about it. */
+export function locksOf(records: string): Lock[] {
+  return records
+    .split("\0")
+    .slice(0, -1)
+    .map((one) => ({ mode: Number.parseInt(one, 8), path: one.slice(one.indexOf(" ") + 1) }));
+}
+
+async function findLocked(roots: Roots): Promise<Entry[]> {
+  const found: Entry[] = [];
   try {
     for await (const entry of listEntries(roots, locked)) found.push(entry);
   } catch (error) {
-    // It could not be looked into what is opened now.
+    // It could not be looked into what was found.
     if (found.length === 0) throw error;
   }
-  for (const { path, mode, isDirectory } of found) {
-    locks.push({ path, mode });
-    await chmod(bytesOf(path), mode | (isDirectory ? 0o700 : 0o400));
-  }
+  return found;
 }

@@ -10,8 +10,9 @@ export type Program = {
 
 const errorKept = 2_000;
 
-export function runProgram(name: "tar" | "find", args: readonly string[]): Program {
-  const child = spawn(name, args, { stdio: ["pipe", "pipe", "pipe"] });
+/** @param input whether it is fed, or finds nothing there. */
+export function runProgram(name: "tar" | "find", args: readonly string[], input: "pipe" | "ignore"): Program {
+  const child = spawn(name, args, { stdio: [input, "pipe", "pipe"] });
   let said = "";
   child.stderr!.on("data", (chunk: Buffer) => {
     said = (said + chunk.toString()).slice(-errorKept);

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { type Channel, Fenced, openChannel } from "./channel.ts";
 import { createDriver, type FirstAgent } from "./driver.ts";
 import { bringBack, putAway, rootsOf } from "./hibernation.ts";
+import { lockAgain } from "./locks.ts";
 import { createMemory, type Memory } from "./memory.ts";
 import type { Place } from "./orders.ts";
 
@@ -11,6 +12,7 @@ export async function serveSession(place: Place, first: FirstAgent): Promise<num
   const { boot } = place;
   const roots = rootsOf(boot.cwd, place.environment["HOME"] ?? "/home/agent");
   const driver = createDriver(place, first, (wanted, signal) => putAway({ channel, memory, roots, base }, wanted, signal));
+  await lockAgain(roots).catch(report);
   // May take until somebody wants this sandbox.
   const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
   const restore = channel.attached.manifest?.restore;

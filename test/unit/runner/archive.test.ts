@@ -1,8 +1,11 @@
-import { chmodSync, chownSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { chmodSync, chownSync, existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { zstdCompressSync, zstdDecompressSync } from "node:zlib";
 import { afterAll, afterEach, beforeEach, expect, test } from "vitest";
 import { pack, unpack } from "../../../runner/archive.ts";
-import type { Listing, Roots } from "../../../runner/listing.ts";
+import { changesSince, type Listing, type Roots, takeListing } from "../../../runner/listing.ts";
+import { lockAgain, unlock } from "../../../runner/locks.ts";
 import { makeTemporaryDirectory } from "../../support/temporary.ts";
 import { change, createRandom, createTrees, populate, portrait, workInGit } from "./trees.ts";
 
@@ -18,7 +21,7 @@ const directory = makeTemporaryDirectory("trees");
 chmodSync(directory, 0o755);
 const workspace = join(directory, "workspace");
 const home = join(directory, "home");
-const roots: Roots = { directories: [workspace, home], except: [join(workspace, ".memory")] };
+const roots: Roots = { directories: [workspace, home], except: [join(workspace, ".memory")], unlocked: join(directory, "notes/unlocked") };
 const forever = new AbortController().signal;
 
 beforeEach(makeRoots);
@@ -27,7 +30,8 @@ afterEach(() => rmSync(home, { recursive: true }));
 afterAll(() => rmSync(directory, { recursive: true }));
 
 function makeRoots(): void {
-  for (const root of roots.directories) {
+  for (const root of [...roots.directories, join(directory, "notes")]) {
+    if (existsSync(root)) continue;
     mkdirSync(root);
     if (isRoot) chownSync(root, nobody, nobody);
   }
@@ -58,9 +62,11 @@ async function packed(since: Listing | undefined): Promise<Buffer> {
 async function unpackedAnew(archives: readonly Buffer[]): Promise<Listing | undefined> {
   for (const root of roots.directories) renameSync(root, `${root}-before`);
   makeRoots();
-  const listing = await asAgent(() => unpack(archives.map(pieces), roots));
-  for (const root of roots.directories) rmSync(`${root}-before`, { recursive: true });
-  return listing;
+  try {
+    return await asAgent(() => unpack(archives.map(pieces), roots));
+  } finally {
+    for (const root of roots.directories) rmSync(`${root}-before`, { recursive: true });
+  }
 }
 
 async function* pieces(archive: Buffer): AsyncGenerator<Uint8Array> {
@@ -91,6 +97,59 @@ async function throughChain(treeSeed: number): Promise<{ archives: Buffer[]; ent
   }
   return { archives, entries, done: trees.done };
 }
+
+test("what is locked is locked again when packing stops early, or its runner dies of it", async () => {
+  const random = createRandom(seed);
+  await asAgent(() => {
+    mkdirSync(join(workspace, "closed"));
+    for (const name of ["closed/secret", "secret"]) writeFileSync(join(workspace, name), random.bytes(100_000), { mode: 0o200 });
+    chmodSync(join(workspace, "closed"), 0o100);
+  });
+  const before = portrait(roots.directories);
+  await asAgent(async () => {
+    for await (const _piece of pack(roots, undefined, forever)) break;
+  });
+  expect(portrait(roots.directories)).toEqual(before);
+  const stopped = AbortSignal.abort(new Error("woken"));
+  await expect(asAgent(() => pack(roots, undefined, stopped).next())).rejects.toThrow("woken");
+  const unlocked = await asAgent(() => unlock(roots));
+  expect(unlocked).toHaveLength(3);
+  expect(portrait(roots.directories)).not.toEqual(before);
+  await asAgent(() => lockAgain(roots));
+  await asAgent(() => lockAgain(roots));
+  expect(portrait(roots.directories)).toEqual(before);
+});
+
+test("a change counts whichever way the clock was set, and nothing else does", async () => {
+  const random = createRandom(seed);
+  for (const name of ["same", "other"]) writeFileSync(join(workspace, name), random.bytes(1_000));
+  const listing = await takeListing(roots);
+  expect(await changesSince(listing!, roots)).toEqual({ present: [], past: [] });
+  for (const shift of ["1", "9"]) {
+    const plain = zstdDecompressSync(listing!).toString("latin1");
+    // As if the file had then been changed at another time: the record's time of change is the first with a fraction.
+    const shifted = plain.replace(
+      /(\d)(\d*\.\d+ \S+ \S*\/other\0)/,
+      (_, digit: string, rest: string) => (digit === shift ? "5" : shift) + rest,
+    );
+    expect(shifted).not.toBe(plain);
+    const changes = await changesSince(zstdCompressSync(Buffer.from(shifted, "latin1")), roots);
+    expect(changes).toEqual({ present: [workspace, join(workspace, "other")], past: [join(workspace, "other")] });
+  }
+});
+
+test("an archive of a time without increments is unpacked, one that is cut or damaged is refused", async () => {
+  writeFileSync(join(workspace, "file"), "content");
+  const before = portrait(roots.directories);
+  const whole = await packed(undefined);
+  const tar = execFileSync("tar", ["-C", "/", "--format=posix", "-c", ...roots.directories.map((root) => root.slice(1))]);
+  await unpackedAnew([zstdCompressSync(tar)]);
+  expect(portrait(roots.directories)).toEqual(before);
+  for (const length of [0, 10, whole.length >> 1, whole.length - 1])
+    await expect(unpackedAnew([whole.subarray(0, length)])).rejects.toThrow();
+  await expect(unpackedAnew([whole, zstdCompressSync(Buffer.from("carrel-snap"))])).rejects.toThrow("no end of its head");
+  await expect(unpackedAnew([whole, zstdCompressSync(Buffer.from("something else"))])).rejects.toThrow("tar ended");
+});
 
 test(`${total} random trees come back to the last bit, whole and as a chain of increments`, async () => {
   const sum = { archives: 0, increments: 0, entries: 0, done: 0 };

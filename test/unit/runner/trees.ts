@@ -173,10 +173,13 @@ function touch(path: string, date: string): void {
   run(["xargs", "-0", "touch", "-h", "-c", "-d", date, "--"], bytesOf(path));
 }
 
+/** Nobody's settings, and the same names for the same objects each time. */
+const gitEnvironment = { GIT_CONFIG_GLOBAL: "/dev/null", GIT_AUTHOR_DATE: "@1700000000 +0000", GIT_COMMITTER_DATE: "@1700000000 +0000" };
+
 function run([program, ...args]: string[], input?: Uint8Array): void {
   try {
     const stdio: StdioOptions = [input ? "pipe" : "ignore", "ignore", "pipe"];
-    execFileSync(program!, args, { stdio, env: { ...process.env, GIT_CONFIG_GLOBAL: "/dev/null" }, ...(input ? { input } : {}) });
+    execFileSync(program!, args, { stdio, env: { ...process.env, ...gitEnvironment }, ...(input ? { input } : {}) });
   } catch (error) {
     throw Object.assign(error as Error, { code: programFailed });
   }

@@ -1,0 +1,145 @@
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { SessionDetail } from "../../gen/carrel/v1/session_pb.ts";
+import type { App } from "../../server/app.ts";
+import { createInstallation, type Installation, startApp } from "../support/carrel.ts";
+import { openSession, type Person, signUp } from "../support/person.ts";
+import { unlimited } from "../support/unlimited.ts";
+import { ofKind, type Watcher, watch } from "../support/watcher.ts";
+
+let installation: Installation;
+let app: App;
+let person: Person;
+const watchers: Watcher[] = [];
+
+beforeAll(async () => {
+  installation = await createInstallation({ ...unlimited, CARREL_STANDBY_SANDBOXES: "0", CARREL_SNAPSHOTS_KEPT: "1" });
+  app = await startApp(installation);
+  person = await signUp(installation, app.url, "incremental@example.com");
+});
+afterEach(async () => {
+  for (const watcher of watchers.splice(0)) await watcher.stop();
+});
+afterAll(async () => {
+  await app?.close();
+  await installation?.remove();
+});
+
+/** A session that can be told to run commands. */
+type Shell = { sessionId: string; watcher: Watcher; run(command: string): Promise<string> };
+
+/** @param asking whether somebody has to allow each command. */
+function follow(sessionId: string, asking = false): Shell {
+  const watcher = watch(person, sessionId);
+  watchers.push(watcher);
+  return {
+    sessionId,
+    watcher,
+    async run(command) {
+      const from = watcher.events.length;
+      await person.channel.sendPrompt({ sessionId, text: `[[tool Bash ${JSON.stringify({ command })}]]` });
+      if (asking) {
+        const { toolUseId } = await watcher.untilKind("toolApprovalRequest", () => true, 60_000, from);
+        await person.channel.answerApproval({ sessionId, toolUseId, approved: true });
+      }
+      await watcher.untilKind("result", () => true, 60_000, from);
+      return JSON.stringify(ofKind(watcher.events.slice(from), "toolResult").map(({ content }) => content));
+    },
+  };
+}
+
+async function putAway({ sessionId }: Shell): Promise<void> {
+  await person.sessions.hibernateSession({ sessionId });
+  await expect
+    .poll(async () => (await person.sessions.getSession({ sessionId })).session!.detail, { timeout: 30_000 })
+    .toBe(SessionDetail.DORMANT);
+}
+
+const snapshotsOf = (sessionId: string) =>
+  installation.database.db.selectFrom("snapshot").selectAll().where("session_id", "=", sessionId).orderBy("generation").execute();
+
+const fileOf = ({ archive }: { archive: string }) => join(installation.environment["CARREL_DATA_DIR"]!, "blobs/snapshots", `${archive}@`);
+
+/** All there is to know of the workspace; what is locked is opened for that, and its mode shows. */
+const list = [
+  "find . -mindepth 1 -path ./.memory -prune -o -printf '%p %y %m %T@ %l %n %s\\n' | sort > /tmp/list",
+  "chmod -f 600 locked; chmod -f 700 closed; find . -type f -not -path './.memory/*' -print0 | sort -z | xargs -0 md5sum >> /tmp/list",
+  "chmod -f 000 locked; chmod -f 100 closed; cat /tmp/list | md5sum",
+].join("; ");
+
+const steps = [
+  [
+    "mkdir large odd closed && for n in $(seq 25); do head -c 2M /dev/urandom > large/$n; done && ln large/1 first && mkfifo pipe",
+    "echo secret > locked && echo inner > closed/inner && truncate -s 100M hollow && echo a > $'odd/two\\nlines' && git init -q .",
+  ],
+  ["echo more >> large/3 && rm first pipe && mv odd even && git add large/3 && chmod 000 locked && chmod 100 closed && ln -s even odd"],
+  ["rm -r large/4 even odd && mkdir odd even && echo b > odd/b && ln large/5 fifth && touch -d 2001-02-03 large/6"],
+];
+
+test("a large workspace travels once; then its changes do, through a chain that comes back bit by bit and can be forked anywhere", async () => {
+  const shell = follow(await openSession(person));
+  const { sessionId } = shell;
+  let forked = "";
+  for (const commands of steps) {
+    await shell.run(commands.join(" && "));
+    const look = await shell.run(list);
+    await putAway(shell);
+    expect(await shell.run(list)).toBe(look);
+    await shell.run("echo small >> note; echo written");
+    if (commands === steps[1]) forked = await shell.run(list);
+    await putAway(shell);
+  }
+  const snapshots = await snapshotsOf(sessionId);
+  // One is to be kept, and needs all before it.
+  expect(snapshots.map(({ base_generation }) => base_generation)).toEqual([null, 1, 2, 3, 4, 5]);
+  const [whole, small, , smaller, , smallest] = snapshots.map(({ bytes }) => bytes);
+  expect(whole).toBeGreaterThan(50_000_000);
+  for (const bytes of [small, smaller, smallest]) expect(bytes).toBeLessThan(1_000_000);
+
+  const { forkableSeqs } = await person.sessions.preflightFork({ sessionId });
+  expect(forkableSeqs).toEqual(snapshots.map(({ seq }) => seq));
+  const { session } = await person.sessions.forkSession({ sessionId, forkAtSeq: forkableSeqs[3]! });
+  expect((await snapshotsOf(session!.id)).map(({ base_generation }) => base_generation)).toEqual([null, 1, 2, 3]);
+  expect((await person.sessions.preflightFork({ sessionId: session!.id })).forkableSeqs).toEqual([0]);
+  expect(await follow(session!.id, true).run(list)).toBe(forked);
+  expect(await snapshotsOf(sessionId)).toEqual(snapshots);
+
+  // More than half of the whole: the next one holds everything again, and then nothing before it is needed.
+  await shell.run("head -c 30M /dev/urandom > large/new; echo made");
+  await putAway(shell);
+  await shell.run("echo more >> large/7; echo written");
+  await putAway(shell);
+  const [last, ...others] = await snapshotsOf(sessionId);
+  expect({ base: last!.base_generation, generation: last!.generation, others }).toEqual({ base: null, generation: 8, others: [] });
+  for (const snapshot of snapshots) expect(existsSync(fileOf(snapshot))).toBe(false);
+}, 180_000);
+
+test("a chain with a member that is lost or altered is not brought back, whichever it is; with all of them it is", async () => {
+  const shell = follow(await openSession(person));
+  const { sessionId, watcher } = shell;
+  await shell.run("echo first > said; echo written");
+  await putAway(shell);
+  await shell.run("echo second >> said; echo written");
+  await putAway(shell);
+  const [whole, increment] = (await snapshotsOf(sessionId)).map(fileOf);
+  const failsWith = async (damage: () => void, repair: () => void): Promise<void> => {
+    damage();
+    const from = watcher.events.length;
+    await person.sessions.resumeSession({ sessionId });
+    await watcher.untilKind("system", ({ subtype }) => subtype === "resume_failed", 30_000, from);
+    repair();
+  };
+  const bytes = readFileSync(whole!);
+  const altered = Buffer.from(bytes);
+  altered[altered.length >> 1]! ^= 1;
+  await failsWith(
+    () => writeFileSync(whole!, altered),
+    () => writeFileSync(whole!, bytes),
+  );
+  await failsWith(
+    () => renameSync(increment!, `${increment}.aside`),
+    () => renameSync(`${increment}.aside`, increment!),
+  );
+  expect(await shell.run("cat said")).toContain("first\\nsecond");
+}, 60_000);
