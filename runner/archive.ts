@@ -9,7 +9,7 @@ import { pipeline } from "node:stream/promises";
 import { constants, createZstdCompress, createZstdDecompress } from "node:zlib";
 import { type BytePath, bytesOf, changesSince, type Listing, listEntries, type Roots, takeListing } from "./listing.ts";
 import { type Lock, lock, locksOf, recordsOf, unlock } from "./locks.ts";
-import { feed, runProgram } from "./programs.ts";
+import { feed, outputOf, runProgram } from "./programs.ts";
 
 /** The fastest level: what is packed is mostly packed already, or text of which any level makes little. */
 const compression = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
@@ -58,12 +58,18 @@ async function* packEntries(
   signal.addEventListener("abort", stop);
   const packed = createZstdCompress(compression);
   packed.write(head);
-  const working = Promise.all([pipeline(tar.process.stdout!, packed), feed(tar, namesOf(paths)), tar.succeeded]);
-  // Awaited below, unless the reader stops before.
-  working.catch(() => undefined);
+  const fed = feed(tar, namesOf(paths));
+  const piped = pipeline(outputOf(tar), packed);
+  // Both are awaited below, unless the reader stops before.
+  fed.catch(() => undefined);
+  piped.catch(() => undefined);
   try {
     yield* packed as AsyncIterable<Uint8Array>;
-    await working;
+    await piped;
+  } catch (error) {
+    // Where tar was ended because nobody could say what to pack, that is the reason.
+    await fed;
+    throw error;
   } finally {
     signal.removeEventListener("abort", stop);
     stop();

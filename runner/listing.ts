@@ -3,7 +3,7 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createZstdCompress, createZstdDecompress } from "node:zlib";
-import { runProgram } from "./programs.ts";
+import { outputOf, runProgram } from "./programs.ts";
 
 /** The directories that make up a session. All paths are absolute. */
 export type Roots = {
@@ -56,8 +56,7 @@ export async function* listEntries({ directories, except }: Roots, tests: readon
   const prune = except.flatMap((path) => ["-path", path.replaceAll(/[*?[\\]/g, "\\$&"), "-prune", "-o"]);
   const find = runProgram("find", [...directories, ...prune, "!", "-type", "s", ...tests, "-printf", record], "ignore");
   try {
-    for await (const one of separated(find.process.stdout!)) yield entryOf(one);
-    await find.succeeded;
+    for await (const one of separated(outputOf(find))) yield entryOf(one);
   } finally {
     find.process.kill("SIGKILL");
   }

@@ -26,6 +26,17 @@ export function runProgram(name: "tar" | "find", args: readonly string[], input:
   return { process: child, succeeded };
 }
 
+/** What a program prints. Throws what it said when it ended otherwise than well, or could not be run. */
+export async function* outputOf({ process: { stdout }, succeeded }: Program): AsyncGenerator<Buffer> {
+  try {
+    yield* stdout as AsyncIterable<Buffer>;
+  } catch (error) {
+    await succeeded;
+    throw error;
+  }
+  await succeeded;
+}
+
 /**
  * Gives a program its input. It may leave before it has read all; the source is read to its own end all the same. A program whose
  * source fails is ended.

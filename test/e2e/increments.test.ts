@@ -61,19 +61,21 @@ const snapshotsOf = (sessionId: string) =>
 
 const fileOf = ({ archive }: { archive: string }) => join(installation.environment["CARREL_DATA_DIR"]!, "blobs/snapshots", `${archive}@`);
 
-/** All there is to know of the workspace; what is locked is opened for that, and its mode shows. */
+/** All there is to know of the workspace. What is locked shows how, and is opened while its content is looked at. */
 const list = [
-  "find . -mindepth 1 -path ./.memory -prune -o -printf '%p %y %m %T@ %l %n %s\\n' | sort > /tmp/list",
-  "chmod -f 600 locked; chmod -f 700 closed; find . -type f -not -path './.memory/*' -print0 | sort -z | xargs -0 md5sum >> /tmp/list",
-  "chmod -f 000 locked; chmod -f 100 closed; cat /tmp/list | md5sum",
+  "{ stat -c '%a %n' locked closed; chmod 600 locked; chmod 700 closed",
+  "/usr/bin/find . -mindepth 1 -path ./.memory -prune -o -printf '%p %y %m %T@ %l %n %s\\n' | sort",
+  "/usr/bin/find . -type f -not -path './.memory/*' -print0 | sort -z | xargs -0 md5sum; } > /tmp/list 2>&1",
+  "chmod 000 locked; chmod 100 closed; md5sum < /tmp/list",
 ].join("; ");
 
 const steps = [
   [
     "mkdir large odd closed && for n in $(seq 25); do head -c 2M /dev/urandom > large/$n; done && ln large/1 first && mkfifo pipe",
-    "echo secret > locked && echo inner > closed/inner && truncate -s 100M hollow && echo a > $'odd/two\\nlines' && git init -q .",
+    "echo secret > locked && echo inner > closed/inner && truncate -s 20M hollow && echo a > $'odd/two\\nlines'",
+    "git init -q . && chmod 000 locked && chmod 100 closed",
   ],
-  ["echo more >> large/3 && rm first pipe && mv odd even && git add large/3 && chmod 000 locked && chmod 100 closed && ln -s even odd"],
+  ["echo more >> large/3 && rm first pipe && mv odd even && git add large/3 && ln -s even odd"],
   ["rm -r large/4 even odd && mkdir odd even && echo b > odd/b && ln large/5 fifth && touch -d 2001-02-03 large/6"],
 ];
 

@@ -118,6 +118,9 @@ test("what is locked is locked again when packing stops early, or its runner die
   await asAgent(() => lockAgain(roots));
   await asAgent(() => lockAgain(roots));
   expect(portrait(roots.directories)).toEqual(before);
+  const incomplete = { ...roots, directories: [...roots.directories, join(directory, "nowhere")] };
+  await expect(asAgent(() => pack(incomplete, undefined, forever).next())).rejects.toThrow("nowhere");
+  expect(portrait(roots.directories)).toEqual(before);
 });
 
 test("a change counts whichever way the clock was set, and nothing else does", async () => {
