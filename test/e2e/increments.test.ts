@@ -82,29 +82,27 @@ const steps = [
 test("a large workspace travels once; then its changes do, through a chain that comes back bit by bit and can be forked anywhere", async () => {
   const shell = follow(await openSession(person));
   const { sessionId } = shell;
-  let forked = "";
+  const looks: string[] = [];
   for (const commands of steps) {
     await shell.run(commands.join(" && "));
-    const look = await shell.run(list);
+    looks.push(await shell.run(list));
     await putAway(shell);
-    expect(await shell.run(list)).toBe(look);
-    await shell.run("echo small >> note; echo written");
-    if (commands === steps[1]) forked = await shell.run(list);
-    await putAway(shell);
+    expect(await shell.run(list)).toBe(looks.at(-1));
   }
+  await shell.run("echo small >> note; echo written");
+  await putAway(shell);
   const snapshots = await snapshotsOf(sessionId);
   // One is to be kept, and needs all before it.
-  expect(snapshots.map(({ base_generation }) => base_generation)).toEqual([null, 1, 2, 3, 4, 5]);
-  const [whole, small, , smaller, , smallest] = snapshots.map(({ bytes }) => bytes);
-  expect(whole).toBeGreaterThan(50_000_000);
-  for (const bytes of [small, smaller, smallest]) expect(bytes).toBeLessThan(1_000_000);
+  expect(snapshots.map(({ base_generation }) => base_generation)).toEqual([null, 1, 2, 3]);
+  expect(snapshots[0]!.bytes).toBeGreaterThan(50_000_000);
+  expect(snapshots[3]!.bytes).toBeLessThan(1_000_000);
 
   const { forkableSeqs } = await person.sessions.preflightFork({ sessionId });
   expect(forkableSeqs).toEqual(snapshots.map(({ seq }) => seq));
-  const { session } = await person.sessions.forkSession({ sessionId, forkAtSeq: forkableSeqs[3]! });
-  expect((await snapshotsOf(session!.id)).map(({ base_generation }) => base_generation)).toEqual([null, 1, 2, 3]);
+  const { session } = await person.sessions.forkSession({ sessionId, forkAtSeq: forkableSeqs[1]! });
+  expect((await snapshotsOf(session!.id)).map(({ base_generation }) => base_generation)).toEqual([null, 1]);
   expect((await person.sessions.preflightFork({ sessionId: session!.id })).forkableSeqs).toEqual([0]);
-  expect(await follow(session!.id, true).run(list)).toBe(forked);
+  expect(await follow(session!.id, true).run(list)).toBe(looks[1]);
   expect(await snapshotsOf(sessionId)).toEqual(snapshots);
 
   // More than half of the whole: the next one holds everything again, and then nothing before it is needed.
@@ -113,8 +111,8 @@ test("a large workspace travels once; then its changes do, through a chain that 
   await shell.run("echo more >> large/7; echo written");
   await putAway(shell);
   const [last, ...others] = await snapshotsOf(sessionId);
-  expect({ base: last!.base_generation, generation: last!.generation, others }).toEqual({ base: null, generation: 8, others: [] });
-  for (const snapshot of snapshots) expect(existsSync(fileOf(snapshot))).toBe(false);
+  expect({ base: last!.base_generation, generation: last!.generation, others }).toEqual({ base: null, generation: 6, others: [] });
+  await expect.poll(() => snapshots.some((snapshot) => existsSync(fileOf(snapshot)))).toBe(false);
 }, 180_000);
 
 test("a chain with a member that is lost or altered is not brought back, whichever it is; with all of them it is", async () => {
