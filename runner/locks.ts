@@ -27,9 +27,13 @@ export async function unlock(roots: Roots): Promise<Lock[]> {
   }
 }
 
-/** Sets what was unlocked to what it was, a directory after what is in it. */
+/** Sets what was unlocked to what it was, a directory after what is in it. An agent that is already awake may have removed some of it. */
 export async function lock({ unlocked }: Pick<Roots, "unlocked">, locks: readonly Lock[]): Promise<void> {
-  for (const { path, mode } of locks.toSorted((one, other) => (one.path < other.path ? 1 : -1))) await chmod(bytesOf(path), mode);
+  for (const { path, mode } of locks.toSorted((one, other) => (one.path < other.path ? 1 : -1))) {
+    await chmod(bytesOf(path), mode).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOENT" && error.code !== "ENOTDIR") throw error;
+    });
+  }
   await rm(unlocked, { force: true });
 }
 

@@ -1,11 +1,11 @@
 import { execFileSync } from "node:child_process";
-import { chmodSync, chownSync, existsSync, linkSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, linkSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { zstdCompressSync, zstdDecompressSync } from "node:zlib";
 import { afterAll, afterEach, beforeEach, expect, test } from "vitest";
 import { pack, unpack } from "../../../runner/archive.ts";
 import { changesSince, type Listing, type Roots, takeListing } from "../../../runner/listing.ts";
-import { lockAgain, unlock } from "../../../runner/locks.ts";
+import { lock, lockAgain, unlock } from "../../../runner/locks.ts";
 import { makeTemporaryDirectory } from "../../support/temporary.ts";
 import { change, createRandom, createTrees, populate, portrait, workInGit } from "./trees.ts";
 
@@ -118,9 +118,14 @@ test("what is locked is locked again when packing stops early, or its runner die
   await asAgent(() => lockAgain(roots));
   await asAgent(() => lockAgain(roots));
   expect(portrait(roots.directories)).toEqual(before);
+  const again = await asAgent(() => unlock(roots));
+  rmSync(join(workspace, "secret"));
+  await asAgent(() => lock(roots, again));
+  expect(statSync(join(workspace, "closed/secret")).mode & 0o777).toBe(0o200);
+  const after = portrait(roots.directories);
   const incomplete = { ...roots, directories: [...roots.directories, join(directory, "nowhere")] };
   await expect(asAgent(() => pack(incomplete, undefined, forever).next())).rejects.toThrow("nowhere");
-  expect(portrait(roots.directories)).toEqual(before);
+  expect(portrait(roots.directories)).toEqual(after);
 });
 
 test("a change counts whichever way the clock was set, and nothing else does", async () => {
