@@ -279,7 +279,12 @@ function commitAndGoOn(trees: Trees): void {
   const directory = `${trees.roots[0]}/repository`;
   const git = (...args: string[]) =>
     run(["git", "-C", directory, "-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "gc.auto=0", ...args]);
-  const edit = (name: string) => appendFileSync(`${directory}/${name}`, trees.random.bytes(100).toString("hex"));
+  const edit = (name: string): void => {
+    const path = `${directory}/${name}`;
+    // Opening what has become a FIFO would wait for ever.
+    if (lstatSync(path, { throwIfNoEntry: false })?.isFile() === false) removeAll(path);
+    appendFileSync(path, trees.random.bytes(100).toString("hex"));
+  };
   mkdirSync(directory, { recursive: true });
   git("init", "-q");
   for (const name of ["one", "two", "three"]) edit(name);
