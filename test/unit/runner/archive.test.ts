@@ -11,7 +11,7 @@ import { change, createRandom, createTrees, populate, portrait, workInGit } from
 
 /** How many random trees go through; the long form sets it, and looks for what nobody knows yet. */
 const long = process.env["CARREL_TEST_TREES"];
-const total = Number(long ?? 20);
+const total = Number(long ?? 12);
 const seed = Number(process.env["CARREL_TEST_SEED"] ?? (long === undefined ? 20_261_120 : Date.now() % 1_000_000_000));
 const longestChain = 5;
 
