@@ -1,47 +1,77 @@
 // Packs and unpacks what a session is put away with. Runs in the sandbox only: whatever an archive holds cannot leave it.
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
-import { readdir, rm } from "node:fs/promises";
-import { join, relative } from "node:path";
+//
+// Packed, an archive is one Zstandard stream: a head, and behind it what tar makes of the entries. The head is the mark, then for
+// each path that has to go before they are unpacked `-` and the path, for each that is locked afterwards its mode in octal, a space
+// and the path, each of these ended by a zero byte, and one zero byte more. Archives without a head are of a time without increments.
+import { rmdir, unlink } from "node:fs/promises";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { constants, createZstdCompress, createZstdDecompress } from "node:zlib";
+import { type BytePath, bytesOf, changesSince, type Listing, listEntries, type Roots, takeListing } from "./listing.ts";
+import { type Lock, lock, locksOf, recordsOf, unlock } from "./locks.ts";
+import { feed, outputOf, runProgram } from "./programs.ts";
 
-/** The directories that make up a session, and what of them is kept elsewhere. All are absolute. */
-export type Roots = { directories: readonly string[]; except: readonly string[] };
-
-const errorKept = 2_000;
 /** Each piece crosses a thread and a pipe: in small ones that takes longer than the work. */
 const pieces = { chunkSize: 1 << 20 };
 /** The fastest level: what is packed is mostly packed already, or text of which any level makes little. */
 const compression = { ...pieces, params: { [constants.ZSTD_c_compressionLevel]: 1 } };
+const mark = "carrel-snapshot\0";
+const namesAtOnce = 64 * 1024;
 
 /**
  * The directories as one compressed stream, with modes, times, links, holes and empty directories. Throws when anything could not
  * be read, and ends with nothing left behind when its reader stops early.
+ * @param since packs only what sets them apart from this. Undefined packs everything.
  */
-export async function* pack({ directories, except }: Roots, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+export async function* pack(roots: Roots, since: Listing | undefined, signal: AbortSignal): AsyncGenerator<Uint8Array> {
   signal.throwIfAborted();
-  const tar = runTar([
-    "--create",
-    "--format=posix",
-    "--numeric-owner",
-    "--sparse",
-    // Both are about the exclusions after them.
-    "--anchored",
-    "--no-wildcards",
-    ...except.map((path) => `--exclude=${fromRoot(path)}`),
-    ...directories.map(fromRoot),
-  ]);
+  const locks = await unlock(roots);
+  try {
+    const changes = since && (await changesSince(since, roots));
+    yield* packEntries(changes?.present ?? pathsOf(roots), headOf(changes?.past ?? [], locks), signal);
+  } finally {
+    await lock(roots, locks);
+  }
+}
+
+/**
+ * Makes the directories hold exactly what was packed: everything, and then each increment to it in order. When it throws they hold
+ * nobody's work. Answers with what `pack` compares with.
+ */
+export async function unpack(archives: readonly AsyncIterable<Uint8Array>[], roots: Roots): Promise<Listing | undefined> {
+  await empty(roots);
+  let locks: readonly Lock[] = [];
+  for (const archive of archives) locks = await apply(archive);
+  // Taken before something is locked, which then counts as changed: what is in it has to be looked at.
+  const listing = await takeListing(roots);
+  await lock(roots, locks);
+  return listing;
+}
+
+async function* packEntries(
+  paths: Iterable<BytePath> | AsyncIterable<BytePath>,
+  head: Buffer,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  signal.throwIfAborted();
+  const names = ["--no-recursion", "--null", "--no-unquote", "--files-from=-"];
+  const tar = runProgram("tar", ["--create", "--format=posix", "--numeric-owner", "--sparse", "--directory=/", ...names], "pipe");
   const stop = (): void => void tar.process.kill("SIGKILL");
   signal.addEventListener("abort", stop);
   const packed = createZstdCompress(compression);
-  const piped = pipeline(tar.process.stdout!, packed);
-  // Awaited below, unless the reader stops before.
+  packed.write(head);
+  const fed = feed(tar, namesOf(paths));
+  const piped = pipeline(outputOf(tar), packed);
+  // Both are awaited below, unless the reader stops before.
+  fed.catch(() => undefined);
   piped.catch(() => undefined);
   try {
     yield* packed as AsyncIterable<Uint8Array>;
-    await Promise.all([piped, tar.succeeded]);
+    await piped;
+  } catch (error) {
+    // Where tar was ended because nobody could say what to pack, that is the reason.
+    await fed;
+    throw error;
   } finally {
     signal.removeEventListener("abort", stop);
     stop();
@@ -49,64 +79,88 @@ export async function* pack({ directories, except }: Roots, signal: AbortSignal)
   }
 }
 
-/** Makes the directories hold exactly what was packed. */
-export async function unpack(source: AsyncIterable<Uint8Array>, { directories }: Roots): Promise<void> {
-  for (const directory of directories) await empty(directory);
-  const tar = runTar(["--extract", "--preserve-permissions", "--no-same-owner", "--delay-directory-restore"]);
+async function apply(archive: AsyncIterable<Uint8Array>): Promise<Lock[]> {
   const plain = createZstdDecompress(pieces);
-  const unpacked = pipeline(Readable.from(source), plain);
+  const unpacked = pipeline(Readable.from(archive), plain);
+  // Awaited below, unless something fails before.
+  unpacked.catch(() => undefined);
   try {
-    await feed(tar, plain);
+    const { past, locks, entries } = await beheaded(plain);
+    for (const path of past) await remove(path);
+    await extract(entries);
     await unpacked;
-  } catch (error) {
-    tar.process.kill("SIGKILL");
-    unpacked.catch(() => undefined);
-    await tar.succeeded.catch(() => undefined);
-    throw error;
+    return locks;
+  } finally {
+    plain.destroy();
   }
+}
+
+/** The source is read to its own end, also when tar has seen the end of the archive before, because it is verified there. */
+async function extract(entries: AsyncIterable<Uint8Array>): Promise<void> {
+  const how = ["--preserve-permissions", "--no-same-owner", "--delay-directory-restore"];
+  const tar = runProgram("tar", ["--extract", "--directory=/", ...how], "pipe");
+  await feed(tar, entries);
   await tar.succeeded;
 }
 
-/** Tar may leave as soon as it has seen the end of the archive; the source is read to its own end all the same, because it is verified there. */
-async function feed(tar: Tar, source: AsyncIterable<Uint8Array>): Promise<void> {
-  const input = tar.process.stdin!;
-  let open = true;
-  const close = (): void => {
-    open = false;
-  };
-  input.on("error", close);
-  const left = tar.succeeded.then(close, close);
-  for await (const chunk of source) {
-    if (open && !input.write(chunk)) await Promise.race([once(input, "drain").catch(close), left]);
+function headOf(past: readonly BytePath[], locks: readonly Lock[]): Buffer {
+  return Buffer.concat([bytesOf(`${mark}${past.map((path) => `-${path}\0`).join("")}`), recordsOf(locks), Buffer.of(0)]);
+}
+
+type Parts = { past: BytePath[]; locks: Lock[]; entries: AsyncIterable<Uint8Array> };
+
+async function beheaded(plain: AsyncIterable<Buffer>): Promise<Parts> {
+  const pieces = plain[Symbol.asyncIterator]();
+  let read = Buffer.alloc(0);
+  for (;;) {
+    const end = read.indexOf("\0\0");
+    const isHead = read.subarray(0, mark.length).toString("latin1") === mark.slice(0, read.length);
+    if (!isHead) return { past: [], locks: [], entries: followed(read, pieces) };
+    if (end >= 0) return { ...partsOf(read.toString("latin1", mark.length, end + 1)), entries: followed(read.subarray(end + 2), pieces) };
+    const { value, done } = await pieces.next();
+    if (done) throw new Error("the archive has no end of its head");
+    read = Buffer.concat([read, value]);
   }
-  input.end();
 }
 
-async function empty(directory: string): Promise<void> {
-  for (const name of await readdir(directory)) await rm(join(directory, name), { recursive: true, force: true });
+function partsOf(records: string): Pick<Parts, "past" | "locks"> {
+  const past = records.split("\0").filter((one) => one.startsWith("-"));
+  const locks = records.slice(past.reduce((length, one) => length + one.length + 1, 0));
+  return { past: past.map((one) => one.slice(1)), locks: locksOf(locks) };
 }
 
-function fromRoot(path: string): string {
-  return relative("/", path);
+async function* followed(first: Uint8Array, rest: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
+  yield first;
+  for (let next = await rest.next(); !next.done; next = await rest.next()) yield next.value;
 }
 
-type Tar = {
-  process: ChildProcess;
-  /** Rejects with what it said when it ended otherwise. */
-  succeeded: Promise<void>;
-};
+/** As tar takes names of entries, some at once. */
+async function* namesOf(paths: Iterable<BytePath> | AsyncIterable<BytePath>): AsyncGenerator<Buffer> {
+  let names = "";
+  for await (const path of paths) {
+    names += `${path.slice(1)}\0`;
+    if (names.length < namesAtOnce) continue;
+    yield bytesOf(names);
+    names = "";
+  }
+  yield bytesOf(names);
+}
 
-function runTar(args: readonly string[]): Tar {
-  const child = spawn("tar", ["--directory=/", ...args], { stdio: ["pipe", "pipe", "pipe"] });
-  let said = "";
-  child.stderr!.on("data", (chunk: Buffer) => {
-    said = (said + chunk.toString()).slice(-errorKept);
+async function* pathsOf(roots: Roots): AsyncGenerator<BytePath> {
+  for await (const { path } of listEntries(roots)) yield path;
+}
+
+async function empty({ directories, unlocked }: Roots): Promise<void> {
+  await unlock({ directories, except: [], unlocked });
+  const find = runProgram("find", [...directories, "-mindepth", "1", "-delete"], "ignore");
+  await find.succeeded;
+}
+
+/** It was there when the archive before was packed, and is there now, since that was unpacked. */
+async function remove(path: BytePath): Promise<void> {
+  const bytes = bytesOf(path);
+  await unlink(bytes).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EISDIR") throw error;
+    await rmdir(bytes);
   });
-  // Rejects also when there is no tar to be run.
-  const succeeded = once(child, "close").then(([code, killed]) => {
-    if (code !== 0) throw new Error(`tar ended with ${code ?? killed}: ${said.trim()}`);
-  });
-  // Awaited only after its output was read; until then its failure is nobody's yet.
-  succeeded.catch(() => undefined);
-  return { process: child, succeeded };
 }

@@ -192,10 +192,10 @@ function obey(state: State, { id: commandId, kind }: Command): void {
     case "toolDecision":
       return state.decisions.arrived(kind.value);
     case "hibernate":
-      return inTurn(state, (staying) => hibernate(state, { generation: kind.value.generation, commandId }, staying));
+      return inTurn(state, (staying) => hibernate(state, { ...kind.value, commandId }, staying));
     case "terminate":
       state.leaving = true;
-      return inTurn(state, (staying) => terminate(state, { generation: kind.value.generation, commandId }, staying));
+      return inTurn(state, (staying) => terminate(state, { ...kind.value, commandId }, staying));
   }
 }
 

@@ -1,25 +1,28 @@
 // Leaving with everything put away, and coming back to it.
 import { join } from "node:path";
-import { pack, type Roots, unpack } from "./archive.ts";
+import type { Restore } from "../gen/carrel/runner/v1/manifest_pb.ts";
+import { pack, unpack } from "./archive.ts";
 import { type Channel, Fenced } from "./channel.ts";
 import type { Driver } from "./driver.ts";
+import type { Listing, Roots } from "./listing.ts";
 import type { Memory } from "./memory.ts";
 import { stopOthers } from "./other-processes.ts";
 import type { AskedSnapshot } from "./snapshots.ts";
 
 /** @param workspace without the memory bank, which is given to each runner anew. */
 export function rootsOf(workspace: string, home: string): Roots {
-  return { directories: [workspace, home], except: [join(workspace, ".memory")] };
+  const unlocked = join(home, ".carrel-unlocked");
+  return { directories: [workspace, home], except: [join(workspace, ".memory"), unlocked], unlocked };
 }
 
+/** What one snapshot left in the directories: the next may be an increment to that. */
+export type Base = { generation: number; listing: Listing };
+
+/** Everything that is put away, and what of it another snapshot holds already. */
+export type Session = { channel: Channel; memory: Memory | undefined; roots: Roots; base: Base | undefined };
+
 /** Brings everything out of the sandbox, in which nothing may run any more. True when it is kept and this runner is to leave. */
-export async function putAway(
-  channel: Channel,
-  memory: Memory | undefined,
-  roots: Roots,
-  asked: AskedSnapshot,
-  signal: AbortSignal,
-): Promise<boolean> {
+export async function putAway({ channel, memory, roots, base }: Session, asked: AskedSnapshot, signal: AbortSignal): Promise<boolean> {
   if (signal.aborted) return false;
   const stopped = stopOthers();
   if (stopped.length > 0) {
@@ -28,14 +31,17 @@ export async function putAway(
   }
   await memory?.sync();
   await channel.flushed();
-  return channel.snapshots.put(asked, () => pack(roots, signal), signal);
+  const since = base?.generation === asked.baseGeneration ? base : undefined;
+  const made = { ...asked, baseGeneration: since?.generation ?? 0 };
+  return channel.snapshots.put(made, () => pack(roots, since?.listing, signal), signal);
 }
 
 /** A session that cannot be brought back says why and stays put away; nothing of it starts from half of its files. */
-export async function bringBack(channel: Channel, driver: Driver, roots: Roots, generation: number): Promise<void> {
+export async function bringBack(channel: Channel, driver: Driver, roots: Roots, { generation, chain }: Restore): Promise<Base | undefined> {
   await driver.rest();
   try {
-    await channel.snapshots.get(generation, (pieces) => unpack(pieces, roots));
+    const listing = await channel.snapshots.get(chain, (archives) => unpack(archives, roots));
+    return listing && { generation, listing };
   } catch (error) {
     if (error instanceof Fenced) throw error;
     await channel.snapshots.reportRestore(error instanceof Error ? error.message : String(error));

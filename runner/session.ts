@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { type Channel, Fenced, openChannel } from "./channel.ts";
 import { createDriver, type FirstAgent } from "./driver.ts";
 import { bringBack, putAway, rootsOf } from "./hibernation.ts";
+import { lockAgain } from "./locks.ts";
 import { createMemory, type Memory } from "./memory.ts";
 import type { Place } from "./orders.ts";
 
@@ -10,11 +11,12 @@ import type { Place } from "./orders.ts";
 export async function serveSession(place: Place, first: FirstAgent): Promise<number> {
   const { boot } = place;
   const roots = rootsOf(boot.cwd, place.environment["HOME"] ?? "/home/agent");
-  const driver = createDriver(place, first, (asked, signal) => putAway(channel, memory, roots, asked, signal));
+  const driver = createDriver(place, first, (asked, signal) => putAway({ channel, memory, roots, base }, asked, signal));
+  await lockAgain(roots).catch(report);
   // May take until somebody wants this sandbox.
   const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
   const restore = channel.attached.manifest?.restore;
-  if (restore) await bringBack(channel, driver, roots, restore.generation);
+  const base = restore && (await bringBack(channel, driver, roots, restore));
   const memory = await openMemory(join(boot.cwd, ".memory"), channel);
   await driver.serve(channel, restore?.conversation ?? boot.resume);
   if (restore) await channel.snapshots.reportRestore("");

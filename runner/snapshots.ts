@@ -4,16 +4,19 @@ import type { PutSnapshotRequestSchema, RunnerService } from "../gen/carrel/runn
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import type { Lease } from "./lease.ts";
 
-/** Which snapshot is asked for, and the command that asks for it: after a later one it would be old. */
-export type AskedSnapshot = { generation: number; commandId: number };
+/**
+ * Which snapshot is asked for, which one it may be an increment to (0 for none), and the command that asks for it: after a
+ * later one it would be old.
+ */
+export type AskedSnapshot = { generation: number; baseGeneration: number; commandId: number };
 
 /** The channel's calls that carry a session's files and conversation. */
 export type SnapshotCalls = {
   /** Sends what `pack` makes, from the start again when the control plane was away. False when the session is wanted awake meanwhile. */
-  put(asked: AskedSnapshot, pack: () => AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<boolean>;
+  put(made: AskedSnapshot, pack: () => AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<boolean>;
   abandon(generation: number, reason: string): Promise<void>;
-  /** Gives what was put to `unpack`, from the start again when the control plane was away. */
-  get(generation: number, unpack: (pieces: AsyncIterable<Uint8Array>) => Promise<void>): Promise<void>;
+  /** Gives what was put to `unpack`, each fetched when it is read; all from the start again when the control plane was away. */
+  get<T>(generations: readonly number[], unpack: (archives: AsyncIterable<Uint8Array>[]) => Promise<T>): Promise<T>;
   /** @param failure empty when everything is back. */
   reportRestore(failure: string): Promise<void>;
 };
@@ -27,11 +30,11 @@ export function createSnapshotCalls(
   persistently: <T>(call: () => Promise<T>) => Promise<T>,
 ): SnapshotCalls {
   return {
-    async put(asked, pack, signal) {
+    async put(made, pack, signal) {
       const outcome = await persistently(async () => {
         const source = watched(pack());
         try {
-          return signal.aborted || (await client.putSnapshot(requests({ ...lease, ...asked }, source.pieces), { signal })).committed;
+          return signal.aborted || (await client.putSnapshot(requests({ ...lease, ...made }, source.pieces), { signal })).committed;
         } catch (error) {
           if (source.failure) return source.failure;
           if (isRefusal(error)) return error as Error;
@@ -44,18 +47,19 @@ export function createSnapshotCalls(
     async abandon(generation, reason) {
       await persistently(() => client.abandonSnapshot({ ...lease, generation, reason: reason.slice(0, mostSaid) }));
     },
-    async get(generation, unpack) {
-      const failure = await persistently(async () => {
-        const source = watched(wholeOf(client.getSnapshot({ ...lease, generation })));
+    async get(generations, unpack) {
+      const outcome = await persistently(async () => {
+        const sources = generations.map((generation) => watched(wholeOf(() => client.getSnapshot({ ...lease, generation }))));
         try {
-          return void (await unpack(source.pieces));
+          return { unpacked: await unpack(sources.map(({ pieces }) => pieces)) };
         } catch (error) {
           // Only what comes over the channel may come better the next time.
-          if (source.failure) throw source.failure;
-          return error;
+          for (const { failure } of sources) if (failure) throw failure;
+          return { error };
         }
       });
-      if (failure) throw failure;
+      if ("error" in outcome) throw outcome.error;
+      return outcome.unpacked;
     },
     async reportRestore(failure) {
       await persistently(() => client.reportRestore({ ...lease, failure: failure.slice(0, mostSaid) }));
@@ -82,8 +86,8 @@ async function* requests(
 }
 
 /** Ends only after the piece that is marked as the last. */
-async function* wholeOf(pieces: AsyncIterable<{ data: Uint8Array; last: boolean }>): AsyncGenerator<Uint8Array> {
-  for await (const { data, last } of pieces) {
+async function* wholeOf(fetch: () => AsyncIterable<{ data: Uint8Array; last: boolean }>): AsyncGenerator<Uint8Array> {
+  for await (const { data, last } of fetch()) {
     if (last) return;
     yield data;
   }

@@ -179,7 +179,12 @@ export const settings = {
     "how long a dormant session that nobody uses is kept, and what can be forked of an ended one",
     integer(1_000, 315_360_000_000),
   ),
-  snapshotsKept: setting("CARREL_SNAPSHOTS_KEPT", "3", "snapshots kept of one session, which can be forked at each", integer(1, 1_000)),
+  snapshotsKept: setting(
+    "CARREL_SNAPSHOTS_KEPT",
+    "3",
+    "snapshots kept of one session at least, with those they need; it can be forked at each",
+    integer(1, 1_000),
+  ),
   drainMs: setting("CARREL_DRAIN_MS", "10000", "time that calls under way have when the server stops", integer(0, 30_000)),
   registrations: setting(
     "CARREL_LIMIT_REGISTRATIONS_PER_MINUTE",

@@ -233,6 +233,7 @@ CREATE INDEX session_by_owner ON public.session USING btree (owner_id, id DESC)
 
 table snapshot (
   archive text not null
+  base_generation integer
   bytes bigint not null
   conversation text not null
   created_at timestamp with time zone not null default now()
@@ -242,6 +243,8 @@ table snapshot (
   seq integer not null
   session_id text not null
   constraint snapshot_archive_key UNIQUE (archive)
+  constraint snapshot_base_check CHECK ((base_generation < generation))
+  constraint snapshot_base_fkey FOREIGN KEY (session_id, base_generation) REFERENCES snapshot(session_id, generation)
   constraint snapshot_generation_check CHECK ((generation > 0))
   constraint snapshot_pkey PRIMARY KEY (session_id, generation)
   constraint snapshot_session_id_fkey FOREIGN KEY (session_id) REFERENCES session(id)

@@ -9,7 +9,7 @@ async function run(boot: { attachToken: string; socket: string; spool: string })
   const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
   await channel.follow(({ id, kind }) => {
     if (kind.case === "prompt") void obey(channel, JSON.parse(kind.value.text) as Order);
-    if (kind.case === "hibernate") void putAway(channel, { generation: kind.value.generation, commandId: id });
+    if (kind.case === "hibernate") void putAway(channel, { generation: kind.value.generation, baseGeneration: 0, commandId: id });
     if (kind.case === "terminate") void channel.detach("asked to leave", 0).then(() => process.exit(0));
   });
 }

@@ -144,6 +144,8 @@ export type SnapshotTable = {
   /** Counts from 1 in each session; a larger one is newer. */
   generation: number;
   epoch: number;
+  /** The snapshot it is an increment to; null for one that holds everything. */
+  base_generation: number | null;
   /** The name of its sealed archive among the blobs. */
   archive: string;
   /** The last event of the log when it was made. */

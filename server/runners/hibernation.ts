@@ -1,11 +1,20 @@
 // The steps that put a session away and bring it back. Each is one change under the lock of its row.
+import type { Kysely } from "kysely";
+import type { Database } from "../db/database.ts";
 import type { Change } from "../journal/journal.ts";
 import { deleteCommands, type SessionRow } from "../journal/store.ts";
 import { goOn } from "../journal/turns.ts";
+import { nextBase } from "../snapshots/rules.ts";
+import { listChain } from "../snapshots/store.ts";
 import { onlyWaits } from "./lost-turns.ts";
 import { isUnused, nextGeneration } from "./rules.ts";
 import { destroySandboxes, type StepDeps, unmoved } from "./step.ts";
 import { dormant, hibernating, keptAwake, notRestored, restored, woken } from "./transitions.ts";
+
+/** What the next snapshot may be an increment to; 0 when it is to hold everything. */
+export async function baseOfNext(db: Kysely<Database>, session: Pick<SessionRow, "id" | "snapshot_generation">): Promise<number> {
+  return nextBase(await listChain(db, session.id, session.snapshot_generation));
+}
 
 /** Asks the runner for a snapshot; the session is dormant once that is committed. */
 export async function hibernate(deps: StepDeps, session: SessionRow): Promise<void> {
@@ -13,7 +22,8 @@ export async function hibernate(deps: StepDeps, session: SessionRow): Promise<vo
     if (!isUnused(change.session, change.now, deps.idleMs)) return;
     if (change.session.turn > 0 && !(await onlyWaits(change))) return putOff(change);
     change.set(hibernating(change.now));
-    change.command({ case: "hibernate", value: { generation: nextGeneration(change.session) } });
+    const baseGeneration = await baseOfNext(change.tx, change.session);
+    change.command({ case: "hibernate", value: { generation: nextGeneration(change.session), baseGeneration } });
   });
 }
 

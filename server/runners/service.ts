@@ -16,6 +16,7 @@ import { openSettings } from "../journal/pinned.ts";
 import { openBytes } from "../journal/seal.ts";
 import { deleteCommands, listCommands, type SessionCore } from "../journal/store.ts";
 import { startNextTurn } from "../journal/turns.ts";
+import { listChain } from "../snapshots/store.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { CommandStreams } from "./command-streams.ts";
 import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./leases.ts";
@@ -111,7 +112,7 @@ async function attach(deps: RunnerServiceDeps, attachToken: string, socketBox: s
     },
     async (change) => {
       change.set({ ...attached(change.session, change.now, deps), lease_hash: Buffer.from(deps.hashToken(leaseToken)) });
-      const restore = restoreOf(change.session);
+      const restore = await restoreOf(change);
       if (!restore) await startNextTurn(change);
       const { id, epoch, model, permission_mode } = change.session;
       const { environment, mcpServers } = openSettings(change.vault, change.session);
@@ -212,9 +213,11 @@ async function deny(change: Change, call: AskedCall, message: string): Promise<D
 }
 
 /** What is to be brought back before the session runs; undefined when its files are there. */
-function restoreOf(session: SessionCore) {
+async function restoreOf({ tx, session }: Change) {
   if (!isToBeRestored(session)) return undefined;
-  return { generation: session.snapshot_generation!, conversation: session.sdk_session_id ?? "" };
+  const generation = session.snapshot_generation!;
+  const chain = await listChain(tx, session.id, generation);
+  return { generation, conversation: session.sdk_session_id ?? "", chain: chain.map((member) => member.generation) };
 }
 
 function leaseEnd(change: Change, staleMs: number): Date {

@@ -14,7 +14,7 @@ import { findSession } from "../journal/store.ts";
 import { wake } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
 import { deleteSnapshotsBefore, digestOf, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
-import { failRestore, finishRestore, keepAwake, putAway } from "./hibernation.ts";
+import { baseOfNext, failRestore, finishRestore, keepAwake, putAway } from "./hibernation.ts";
 import { type Lease, requireLease, underLease } from "./leases.ts";
 import { isAskedFor, isLastAsked } from "./rules.ts";
 
@@ -42,13 +42,16 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
       const first = await pieces.next();
       if (first.done) throw refusal(ErrorReason.INVALID_ARGUMENT, "a snapshot has at least one piece");
       const lease = requireLease(context, first.value);
-      const { generation, commandId } = first.value;
+      const { generation, commandId, baseGeneration } = first.value;
       const session = await findSession(deps.db, lease.sessionId);
       if (!session || !isAskedFor(session, generation)) return { committed: false };
+      // While this generation is the next one the chain before it stays what it is; the commit looks at that again.
+      if (baseGeneration > 0 && baseGeneration !== (await baseOfNext(deps.db, session)))
+        throw refusal(ErrorReason.INVALID_ARGUMENT, `it cannot be an increment to snapshot ${baseGeneration}`);
       const place = { ownerId: session.owner_id, sessionId: session.id, generation, archive: `${session.id}/${newId("arc")}` };
       using turn = latest.take(session.id);
       const stored = await deps.archives.put(place, piecesOf(first.value, pieces, deps.maxBytes, turn.isOver));
-      return await commit(deps, lease, { ...place, commandId }, stored);
+      return await commit(deps, lease, { place, commandId, baseGeneration, stored });
     },
     async abandonSnapshot(request, context) {
       const lease = requireLease(context, request);
@@ -83,20 +86,18 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
   };
 }
 
+/** @field baseGeneration 0 for an archive that holds everything. */
+type Made = { place: ArchivePlace; commandId: number; baseGeneration: number; stored: BlobDigest };
+
 /** The pointer moves only here, under the lease and only while the snapshot is still asked for. */
-async function commit(
-  deps: SnapshotCallsDeps,
-  lease: Lease,
-  { commandId, ...place }: ArchivePlace & { commandId: number },
-  stored: BlobDigest,
-): Promise<{ committed: boolean }> {
-  const { generation, archive } = place;
+async function commit(deps: SnapshotCallsDeps, lease: Lease, made: Made): Promise<{ committed: boolean }> {
+  const { generation, archive } = made.place;
   try {
     const replaced = await deps.journal.change(lease.sessionId, underLease(lease), async (change) => {
       // Something of the agent's may have asked for a person after it was told to rest.
       if (change.session.state === "hibernating" && isOccupied(change.session)) await wake(change);
-      if (!isAskedFor(change.session, generation) || !isLastAsked(change.session, commandId)) return undefined;
-      await point(change, place, stored);
+      if (!isAskedFor(change.session, generation) || !isLastAsked(change.session, made.commandId)) return undefined;
+      await point(change, made);
       if (change.session.state === "hibernating") await putAway(change);
       return deleteSnapshotsBefore(change.tx, lease.sessionId, generation - deps.kept + 1);
     });
@@ -109,11 +110,12 @@ async function commit(
   }
 }
 
-async function point(change: Change, { generation, archive }: ArchivePlace, stored: BlobDigest): Promise<void> {
+async function point(change: Change, { place: { generation, archive }, baseGeneration, stored }: Made): Promise<void> {
   const { session, now } = change;
   await insertSnapshot(change.tx, {
     session_id: session.id,
     generation,
+    base_generation: baseGeneration || null,
     epoch: session.epoch,
     archive,
     seq: session.last_seq,

@@ -8,7 +8,7 @@ import { closeOpenPauses } from "../journal/pauses.ts";
 import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
 import { clearQueues, deleteCommands, type SessionCore, type SessionRow } from "../journal/store.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
-import { clear, giveUpRestore, hibernate, stayAwake, wake } from "./hibernation.ts";
+import { baseOfNext, clear, giveUpRestore, hibernate, stayAwake, wake } from "./hibernation.ts";
 import { settleTurn } from "./lost-turns.ts";
 import { endsTurn, report } from "./report.ts";
 import { alreadyCommitted, nextGeneration, type Step } from "./rules.ts";
@@ -130,11 +130,12 @@ async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
 }
 
 async function askToEnd(deps: StepDeps, session: SessionRow): Promise<void> {
-  await deps.journal.change(session.id, unmoved(session), (change) => {
+  await deps.journal.change(session.id, unmoved(session), async (change) => {
     change.set(ending(change.now));
     // What was said and done can be forked afterwards; where nothing was, there is nothing to keep.
     const generation = change.session.sdk_session_id && !change.session.restoring ? nextGeneration(change.session) : 0;
-    change.command({ case: "terminate", value: { generation } });
+    const baseGeneration = generation > 0 ? await baseOfNext(change.tx, change.session) : 0;
+    change.command({ case: "terminate", value: { generation, baseGeneration } });
   });
 }
 

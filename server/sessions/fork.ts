@@ -21,6 +21,7 @@ import { viewOf } from "../journal/session-view.ts";
 import { findOwnedSession, type SessionRow } from "../journal/store.ts";
 import { acceptPrompt } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
+import { chainOf, forkPoints } from "../snapshots/rules.ts";
 import { digestOf, insertSnapshot, listSnapshots, type SnapshotRow } from "../snapshots/store.ts";
 import { admit, type CreateDeps, type Effective, newSession } from "./create.ts";
 import { sessionMessage } from "./message.ts";
@@ -53,7 +54,7 @@ export async function preflightFork(deps: ForkDeps, request: PreflightForkReques
     isForkable: !problem,
     isForkableReason: problem?.message ?? "",
     historyAvailable: snapshots.length > 0,
-    forkableSeqs: snapshots.map(({ seq }) => seq),
+    forkableSeqs: forkPoints(snapshots).map(({ seq }) => seq),
   });
 }
 
@@ -71,13 +72,14 @@ export async function forkSession(
   const snapshot = pointOf(snapshots, request.forkAtSeq);
   const effective = await profileOf(deps, ownerId, request.profileId);
   refuseMissing(missing(await serversOf(deps, source), effective.settings.mcpServers), request.acknowledgeMissingTools);
-  return make(deps, request, ownerId, { source, snapshot, effective }, signal);
+  return make(deps, request, ownerId, { source, chain: chainOf(snapshots, snapshot.generation), effective }, signal);
 }
 
-type Copy = { place: ArchivePlace; stored: BlobDigest };
-type Origin = { source: SessionRow; snapshot: SnapshotRow; effective: Effective };
+/** Where one member of the chain goes to. */
+type Copy = { from: SnapshotRow; place: ArchivePlace };
+type Origin = { source: SessionRow; chain: readonly SnapshotRow[]; effective: Effective };
 
-/** The archive is copied first, outside the transaction; one that no row names in the end is removed again. */
+/** The archives are copied first, outside the transaction; those that no row names in the end are removed again. */
 async function make(
   deps: ForkDeps,
   request: ForkSessionRequest,
@@ -85,18 +87,20 @@ async function make(
   origin: Origin,
   signal: AbortSignal,
 ): Promise<ForkSessionResponse> {
-  const { source, snapshot, effective } = origin;
+  const { source, chain, effective } = origin;
   const vault = await deps.userVault(ownerId);
   const name = request.name || forkName(source);
   const row = newSession({ name, initialPrompt: request.initialPrompt }, effective, ownerId, vault, deps.host);
-  const place: ArchivePlace = { ownerId, sessionId: row.id, generation: 1, archive: `${row.id}/${newId("arc")}` };
+  const copies = chain.map((from, index): Copy => {
+    return { from, place: { ownerId, sessionId: row.id, generation: index + 1, archive: `${row.id}/${newId("arc")}` } };
+  });
   const method = "ForkSession";
   // A copy is dear: it is made for nobody who would be refused anyway, and not for a call that has its answer.
   const repeated = await isRepeated(deps.db, { ownerId, method, requestId: request.requestId });
   if (!repeated) await deps.db.transaction().execute((tx) => admit(deps, tx, ownerId, ErrorReason.FORK_LIMIT));
-  const stored = repeated ? undefined : await copy(deps.archives, source, snapshot, place, signal);
   let published = () => {};
   try {
+    const stored = repeated ? undefined : await copyAll(deps.archives, source, copies, signal);
     const answer = await deps.db.transaction().execute((tx) => {
       const call = {
         ownerId,
@@ -112,7 +116,7 @@ async function make(
         await admit(deps, tx, ownerId, ErrorReason.FORK_LIMIT);
         await deps.limitCreate(tx, ownerId);
         const inserted = await insertSession(tx, row);
-        const made = await deps.journal.changeWithin(tx, inserted, (change) => begin(change, request, origin, { place, stored }));
+        const made = await deps.journal.changeWithin(tx, inserted, (change) => begin(change, request, origin, stored));
         published = made.published;
         return create(ForkSessionResponseSchema, { session: sessionMessage({ ...inserted, ...made.value }, vault, deps.place) });
       });
@@ -121,47 +125,51 @@ async function make(
     deps.poke(answer.session!.id);
     return answer;
   } finally {
-    await discardUnnamed(deps, place.archive).catch(deps.onStranded);
+    for (const { place } of copies) await discardUnnamed(deps, place.archive).catch(deps.onStranded);
   }
 }
 
 /** A fork starts as if it had been put away itself where its source was. */
-async function begin(change: Change, request: ForkSessionRequest, { source, snapshot }: Origin, { place, stored }: Copy) {
+async function begin(change: Change, request: ForkSessionRequest, { source, chain }: Origin, stored: readonly Stored[]) {
+  const snapshot = chain.at(-1)!;
   change.set({
     restoring: true,
-    snapshot_generation: place.generation,
+    snapshot_generation: stored.length,
     snapshot_at: snapshot.created_at,
     sdk_session_id: snapshot.conversation || null,
     forked_from: source.id,
     forked_at_seq: snapshot.seq,
   });
-  await insertSnapshot(change.tx, {
-    ...snapshot,
-    session_id: change.session.id,
-    generation: place.generation,
-    epoch: 0,
-    archive: place.archive,
-    bytes: stored.bytes,
-    digest: Buffer.from(stored.sha256, "hex"),
-    seq: 0,
-  });
+  for (const { from, place, digest } of stored) {
+    await insertSnapshot(change.tx, {
+      ...from,
+      session_id: change.session.id,
+      generation: place.generation,
+      base_generation: place.generation - 1 || null,
+      epoch: 0,
+      archive: place.archive,
+      bytes: digest.bytes,
+      digest: Buffer.from(digest.sha256, "hex"),
+      seq: 0,
+    });
+  }
   const details = { forked_from_session_id: source.id, forked_at_seq: snapshot.seq };
   change.append({ case: "system", value: { subtype: "forked", message: `goes on from ${source.name || source.id}`, details } });
   if (request.initialPrompt) await acceptPrompt(change, request.initialPrompt, "");
   return change.session;
 }
 
-/** Sealed anew for its new place. */
-async function copy(
-  archives: Archives,
-  source: SessionRow,
-  snapshot: SnapshotRow,
-  place: ArchivePlace,
-  signal: AbortSignal,
-): Promise<BlobDigest> {
-  const { generation, archive } = snapshot;
-  const content = archives.get({ ownerId: source.owner_id, sessionId: source.id, generation, archive }, digestOf(snapshot));
-  return archives.put(place, whileWanted(content, signal));
+type Stored = Copy & { digest: BlobDigest };
+
+/** Sealed anew, each for its new place. */
+async function copyAll(archives: Archives, source: SessionRow, copies: readonly Copy[], signal: AbortSignal): Promise<Stored[]> {
+  const stored: Stored[] = [];
+  for (const { from, place } of copies) {
+    const { generation, archive } = from;
+    const content = archives.get({ ownerId: source.owner_id, sessionId: source.id, generation, archive }, digestOf(from));
+    stored.push({ from, place, digest: await archives.put(place, whileWanted(content, signal)) });
+  }
+  return stored;
 }
 
 async function* whileWanted<T>(content: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {

@@ -2,6 +2,7 @@ import { type Insertable, type Kysely, type Selectable, sql, type Transaction } 
 import type { BlobDigest } from "../blobs/store.ts";
 import type { Database } from "../db/database.ts";
 import type { SnapshotTable } from "../journal/tables.ts";
+import { chainOf, oldestNeeded } from "./rules.ts";
 
 export type SnapshotRow = Selectable<SnapshotTable>;
 
@@ -18,12 +19,12 @@ export async function findSnapshot(db: Kysely<Database>, sessionId: string, gene
   return db.selectFrom("snapshot").selectAll().where("session_id", "=", sessionId).where("generation", "=", generation).executeTakeFirst();
 }
 
-/** Forgets the snapshots before this one and answers the names of their archives. */
+/** Forgets the snapshots that none from this one on needs and answers the names of their archives. */
 export async function deleteSnapshotsBefore(tx: Transaction<Database>, sessionId: string, generation: number): Promise<string[]> {
   const rows = await tx
     .deleteFrom("snapshot")
     .where("session_id", "=", sessionId)
-    .where("generation", "<", generation)
+    .where("generation", "<", oldestNeeded(await listSnapshots(tx, sessionId), generation))
     .returning("archive")
     .execute();
   return rows.map(({ archive }) => archive);
@@ -32,6 +33,11 @@ export async function deleteSnapshotsBefore(tx: Transaction<Database>, sessionId
 /** Those that are kept of a session, oldest first. */
 export async function listSnapshots(db: Kysely<Database>, sessionId: string): Promise<SnapshotRow[]> {
   return db.selectFrom("snapshot").selectAll().where("session_id", "=", sessionId).orderBy("generation").execute();
+}
+
+/** What has to be unpacked for a snapshot of a session, in order; empty when it is not kept, or there is none yet. */
+export async function listChain(db: Kysely<Database>, sessionId: string, generation: number | null): Promise<SnapshotRow[]> {
+  return generation === null ? [] : chainOf(await listSnapshots(db, sessionId), generation);
 }
 
 /** Whether a snapshot has this archive. */

@@ -13,6 +13,7 @@ import * as profileMemory from "./0005_profile_memory.ts";
 import * as channel from "./0006_channel.ts";
 import * as hibernation from "./0007_hibernation.ts";
 import * as carriedAnswers from "./0009_carried_answers.ts";
+import * as increments from "./0010_increments.ts";
 
 export const migrations: Record<string, Migration> = {
   "0001_foundation": foundation,
@@ -23,4 +24,5 @@ export const migrations: Record<string, Migration> = {
   "0006_channel": channel,
   "0007_hibernation": hibernation,
   "0009_carried_answers": carriedAnswers,
+  "0010_increments": increments,
 };

@@ -11,7 +11,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file carrel/runner/v1/command.proto.
  */
 export const file_carrel_runner_v1_command: GenFile = /*@__PURE__*/
-  fileDesc("Ch5jYXJyZWwvcnVubmVyL3YxL2NvbW1hbmQucHJvdG8SEGNhcnJlbC5ydW5uZXIudjEimAIKB0NvbW1hbmQSCgoCaWQYASABKAUSKgoGcHJvbXB0GAIgASgLMhguY2FycmVsLnJ1bm5lci52MS5Qcm9tcHRIABIwCglpbnRlcnJ1cHQYAyABKAsyGy5jYXJyZWwucnVubmVyLnYxLkludGVycnVwdEgAEjcKDXRvb2xfZGVjaXNpb24YBCABKAsyHi5jYXJyZWwucnVubmVyLnYxLlRvb2xEZWNpc2lvbkgAEjAKCXRlcm1pbmF0ZRgFIAEoCzIbLmNhcnJlbC5ydW5uZXIudjEuVGVybWluYXRlSAASMAoJaGliZXJuYXRlGAYgASgLMhsuY2FycmVsLnJ1bm5lci52MS5IaWJlcm5hdGVIAEIGCgRraW5kIiMKBlByb21wdBILCgNzZXEYASABKAUSDAoEdGV4dBgCIAEoCSIZCglJbnRlcnJ1cHQSDAoEdHVybhgBIAEoBSJzCgxUb29sRGVjaXNpb24SEwoLdG9vbF91c2VfaWQYASABKAkSDQoFYWxsb3cYAiABKAgSLgoNdXBkYXRlZF9pbnB1dBgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSDwoHbWVzc2FnZRgEIAEoCSIfCglUZXJtaW5hdGUSEgoKZ2VuZXJhdGlvbhgBIAEoBSIfCglIaWJlcm5hdGUSEgoKZ2VuZXJhdGlvbhgBIAEoBWIGcHJvdG8z", [file_google_protobuf_struct]);
+  fileDesc("Ch5jYXJyZWwvcnVubmVyL3YxL2NvbW1hbmQucHJvdG8SEGNhcnJlbC5ydW5uZXIudjEimAIKB0NvbW1hbmQSCgoCaWQYASABKAUSKgoGcHJvbXB0GAIgASgLMhguY2FycmVsLnJ1bm5lci52MS5Qcm9tcHRIABIwCglpbnRlcnJ1cHQYAyABKAsyGy5jYXJyZWwucnVubmVyLnYxLkludGVycnVwdEgAEjcKDXRvb2xfZGVjaXNpb24YBCABKAsyHi5jYXJyZWwucnVubmVyLnYxLlRvb2xEZWNpc2lvbkgAEjAKCXRlcm1pbmF0ZRgFIAEoCzIbLmNhcnJlbC5ydW5uZXIudjEuVGVybWluYXRlSAASMAoJaGliZXJuYXRlGAYgASgLMhsuY2FycmVsLnJ1bm5lci52MS5IaWJlcm5hdGVIAEIGCgRraW5kIiMKBlByb21wdBILCgNzZXEYASABKAUSDAoEdGV4dBgCIAEoCSIZCglJbnRlcnJ1cHQSDAoEdHVybhgBIAEoBSJzCgxUb29sRGVjaXNpb24SEwoLdG9vbF91c2VfaWQYASABKAkSDQoFYWxsb3cYAiABKAgSLgoNdXBkYXRlZF9pbnB1dBgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSDwoHbWVzc2FnZRgEIAEoCSI4CglUZXJtaW5hdGUSEgoKZ2VuZXJhdGlvbhgBIAEoBRIXCg9iYXNlX2dlbmVyYXRpb24YAiABKAUiOAoJSGliZXJuYXRlEhIKCmdlbmVyYXRpb24YASABKAUSFwoPYmFzZV9nZW5lcmF0aW9uGAIgASgFYgZwcm90bzM", [file_google_protobuf_struct]);
 
 /**
  * A Command is what the server asks of a runner. Durable and ordered.
@@ -185,6 +185,13 @@ export type Terminate = Message<"carrel.runner.v1.Terminate"> & {
    * @generated from field: int32 generation = 1;
    */
   generation: number;
+
+  /**
+   * As in Hibernate.
+   *
+   * @generated from field: int32 base_generation = 2;
+   */
+  baseGeneration: number;
 };
 
 /**
@@ -206,6 +213,14 @@ export type Hibernate = Message<"carrel.runner.v1.Hibernate"> & {
    * @generated from field: int32 generation = 1;
    */
   generation: number;
+
+  /**
+   * The Snapshot it may be an increment to, if this runner has brought that one
+   * back. 0: it is to hold everything.
+   *
+   * @generated from field: int32 base_generation = 2;
+   */
+  baseGeneration: number;
 };
 
 /**

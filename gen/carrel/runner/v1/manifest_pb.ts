@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file carrel/runner/v1/manifest.proto.
  */
 export const file_carrel_runner_v1_manifest: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jYXJyZWwvcnVubmVyL3YxL21hbmlmZXN0LnByb3RvEhBjYXJyZWwucnVubmVyLnYxIrEDCghNYW5pZmVzdBINCgVtb2RlbBgBIAEoCRIUCgxoZWFydGJlYXRfbXMYAiABKAUSEQoJcGxhbl9tb2RlGAMgASgIEkUKC2Vudmlyb25tZW50GAQgAygLMisuY2FycmVsLnJ1bm5lci52MS5NYW5pZmVzdC5FbnZpcm9ubWVudEVudHJ5QgOAAQESPwoLbWNwX3NlcnZlcnMYBSADKAsyKi5jYXJyZWwucnVubmVyLnYxLk1hbmlmZXN0Lk1jcFNlcnZlcnNFbnRyeRIOCgZlZ3Jlc3MYBiABKAgSLAoGbWVtb3J5GAcgAygLMhwuY2FycmVsLnJ1bm5lci52MS5NZW1vcnlGaWxlEioKB3Jlc3RvcmUYCCABKAsyGS5jYXJyZWwucnVubmVyLnYxLlJlc3RvcmUaMgoQRW52aXJvbm1lbnRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGkcKD01jcFNlcnZlcnNFbnRyeRILCgNrZXkYASABKAkSIwoFdmFsdWUYAiABKAsyFC5jYXJyZWwudjEuTWNwU2VydmVyOgI4ASIzCgdSZXN0b3JlEhIKCmdlbmVyYXRpb24YASABKAUSFAoMY29udmVyc2F0aW9uGAIgASgJYgZwcm90bzM", [file_carrel_runner_v1_memory, file_carrel_v1_mcp_server]);
+  fileDesc("Ch9jYXJyZWwvcnVubmVyL3YxL21hbmlmZXN0LnByb3RvEhBjYXJyZWwucnVubmVyLnYxIrEDCghNYW5pZmVzdBINCgVtb2RlbBgBIAEoCRIUCgxoZWFydGJlYXRfbXMYAiABKAUSEQoJcGxhbl9tb2RlGAMgASgIEkUKC2Vudmlyb25tZW50GAQgAygLMisuY2FycmVsLnJ1bm5lci52MS5NYW5pZmVzdC5FbnZpcm9ubWVudEVudHJ5QgOAAQESPwoLbWNwX3NlcnZlcnMYBSADKAsyKi5jYXJyZWwucnVubmVyLnYxLk1hbmlmZXN0Lk1jcFNlcnZlcnNFbnRyeRIOCgZlZ3Jlc3MYBiABKAgSLAoGbWVtb3J5GAcgAygLMhwuY2FycmVsLnJ1bm5lci52MS5NZW1vcnlGaWxlEioKB3Jlc3RvcmUYCCABKAsyGS5jYXJyZWwucnVubmVyLnYxLlJlc3RvcmUaMgoQRW52aXJvbm1lbnRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBGkcKD01jcFNlcnZlcnNFbnRyeRILCgNrZXkYASABKAkSIwoFdmFsdWUYAiABKAsyFC5jYXJyZWwudjEuTWNwU2VydmVyOgI4ASJCCgdSZXN0b3JlEhIKCmdlbmVyYXRpb24YASABKAUSFAoMY29udmVyc2F0aW9uGAIgASgJEg0KBWNoYWluGAMgAygFYgZwcm90bzM", [file_carrel_runner_v1_memory, file_carrel_v1_mcp_server]);
 
 /**
  * A Manifest is what a runner is given at Attach: what it could not know when
@@ -111,6 +111,14 @@ export type Restore = Message<"carrel.runner.v1.Restore"> & {
    * @generated from field: string conversation = 2;
    */
   conversation: string;
+
+  /**
+   * What to get and unpack for that, in this order: the Snapshot that holds
+   * everything, and each increment to it. The last is `generation`.
+   *
+   * @generated from field: repeated int32 chain = 3;
+   */
+  chain: number[];
 };
 
 /**
