@@ -28,6 +28,7 @@ import { createSpaceWatch } from "../runners/space.ts";
 import { createStandby, type Standby } from "../runners/standby.ts";
 import { findByLeaseHash } from "../runners/store.ts";
 import { selectDriver } from "../sandbox/select.ts";
+import { deleteErased } from "../sessions/store.ts";
 import type { Closers } from "./closers.ts";
 import type { SessionsCore } from "./sessions-core.ts";
 import type { Storage } from "./storage.ts";
@@ -69,11 +70,18 @@ export async function openSandboxes(surroundings: Surroundings) {
     log,
     host: storage.installation,
     settled: broker.ledger.settled,
+    eraseRecord: (session) => eraseRecord(storage, session.id),
   });
   closers.push(late.reconciler.stop);
   surroundings.core.carryOut(late.reconciler.poke);
   if (!driver.enforced.disk) closers.push(createSpaceWatchOver(surroundings, late.reconciler, launcher).close);
   return { reconciler: late.reconciler, gaps: driver.enforced.reason ?? "" };
+}
+
+/** What nobody could find any more goes first; and with it what a process that died had not named yet. */
+async function eraseRecord({ db, archives }: Storage, sessionId: string): Promise<void> {
+  for await (const archive of archives.list(sessionId)) await archives.remove(archive);
+  await deleteErased(db, sessionId);
 }
 
 function createSpaceWatchOver({ storage, core, log }: Surroundings, reconciler: Reconciler, launcher: Launcher) {
