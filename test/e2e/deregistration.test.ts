@@ -7,6 +7,7 @@ import { SessionDetail } from "../../gen/carrel/v1/session_pb.ts";
 import type { App } from "../../server/app.ts";
 import { reasonName, reasonOf } from "../../server/errors.ts";
 import { readLocalIssuer } from "../../server/identity/local-issuer.ts";
+import { lockSession } from "../../server/journal/store.ts";
 import { filesNaming, tablesNaming, userIdOf } from "../support/account.ts";
 import { createInstallation, type Installation, neighbourOf, plantedKey, startApp } from "../support/carrel.ts";
 import { clientsWith, openSession, type Person, signUp } from "../support/person.ts";
@@ -143,6 +144,9 @@ test("who comes back is somebody else, also while the removal is still under way
   expect(key).toMatchObject({ state: "destroyed", wrapped: Buffer.alloc(key.wrapped.length) });
   const account = await db.selectFrom("app_user").selectAll().where("id", "=", userId).executeTakeFirstOrThrow();
   expect(account).toMatchObject({ issuer: null, subject: null, email: null });
+
+  // No change is possible any more that could want the session otherwise again.
+  expect(await db.transaction().execute((tx) => lockSession(tx, sessionId))).toBeUndefined();
 
   // Put into the place of what the new account has, the copies are noise.
   await second.credentials.setApiKey({ apiKey: plantedKey });
