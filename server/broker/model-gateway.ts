@@ -214,23 +214,33 @@ async function passOn(deps: ModelGatewayDeps, passing: Passing): Promise<void> {
   response.flushHeaders();
   let billing: Promise<void> | undefined;
   const bill = () => (billing ??= book(deps, session, request, meter.result()));
+  let noted = false;
+  const note = (failure: Failure): void => {
+    if (!noted) deps.patience.failed(asker, failure);
+    noted = true;
+  };
   const tap = new Transform({
     transform(chunk: Uint8Array, _encoding, done) {
       meter.see(chunk);
+      // Before the agent hears of it, which asks again at once.
+      if (meter.failed()) note({ kind: "cut" });
       done(null, chunk);
     },
     // Who has a cap sees the end of an answer when it is booked: its next request is judged by all it has had.
     flush: (done) => (isCapped(session) ? void bill().then(() => done()) : done()),
   });
-  silence.addEventListener("abort", () => endSilent(passing, tap), { once: true });
+  const fellSilent = (): void => {
+    note({ kind: "silent", afterMs: deps.silenceMs, begun: true });
+    endSilent(passing, tap);
+  };
+  silence.addEventListener("abort", fellSilent, { once: true });
   try {
     await pipeline(answer, tap, response);
   } catch (error) {
     deps.log.info({ session_id: session.sessionId, error: (error as Error).message }, "model answer cut");
   }
   if (meter.whole() ?? answer.complete) deps.patience.answered(asker);
-  else if (!asker.left)
-    deps.patience.failed(asker, silence.aborted ? { kind: "silent", afterMs: deps.silenceMs, begun: true } : { kind: "cut" });
+  else if (!asker.left) note({ kind: "cut" });
   await bill();
 }
 

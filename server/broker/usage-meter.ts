@@ -12,6 +12,8 @@ export type UsageMeter = {
   result(): Metered | undefined;
   /** Whether a stream told its end; undefined of what is no stream. */
   whole(): boolean | undefined;
+  /** Whether a stream has said that it failed. */
+  failed(): boolean;
 };
 
 /** A line or body longer than this is passed on but not read. */
@@ -21,7 +23,7 @@ export function createUsageMeter(contentType: string): UsageMeter {
   if (contentType.startsWith("text/event-stream")) return streamMeter();
   return contentType.startsWith("application/json")
     ? bodyMeter()
-    : { see: () => undefined, result: () => undefined, whole: () => undefined };
+    : { see: () => undefined, result: () => undefined, whole: () => undefined, failed: () => false };
 }
 
 function streamMeter(): UsageMeter {
@@ -30,9 +32,13 @@ function streamMeter(): UsageMeter {
   let metered: Metered | undefined;
   let pieces = 0;
   let ended = false;
+  let broken = false;
   const line = (text: string): void => {
     if (text.includes('"content_block_delta"')) pieces += 1;
-    if (text.startsWith("event:") && text.includes("message_stop")) ended = true;
+    if (text.startsWith("event:")) {
+      ended ||= text.includes("message_stop");
+      broken ||= text.includes("error");
+    }
     // Only these two carry usage; the many deltas between them are not parsed.
     if (!text.startsWith("data:") || !(text.includes('"message_start"') || text.includes('"message_delta"'))) return;
     const event = parse(text.slice(5)) as { message?: RawMessage; usage?: RawUsage } | undefined;
@@ -46,6 +52,7 @@ function streamMeter(): UsageMeter {
       for (const text of lines) line(text);
     },
     whole: () => ended,
+    failed: () => broken,
     result: () => metered && { ...metered, usage: { ...metered.usage, output_tokens: Math.max(metered.usage.output_tokens, pieces) } },
   };
 }
@@ -59,6 +66,7 @@ function bodyMeter(): UsageMeter {
       if (size <= longest) chunks.push(chunk);
     },
     whole: () => undefined,
+    failed: () => false,
     result: () => (size > longest ? undefined : merge(undefined, (parse(Buffer.concat(chunks).toString()) ?? {}) as RawMessage)),
   };
 }
