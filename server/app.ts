@@ -119,6 +119,7 @@ function createIdentity(config: Config, log: Log, { db }: Storage, issuer: Local
 function openDepartures({ db, listener, vault }: Storage, core: SessionsCore, directory: UserDirectory, log: Log): Promise<Departures> {
   const forget = (userId: string): void => {
     directory.forgetAll();
+    core.live.rung(undefined);
     core.credentials.forget(userId);
     vault.forget(userId);
   };
