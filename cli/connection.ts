@@ -26,7 +26,7 @@ export async function chooseUrl(surroundings: Surroundings, { url }: GlobalOptio
 }
 
 /** --token, then CARREL_TOKEN, then what `login` saved for this very server: a token is never shown to another. */
-async function chooseToken(surroundings: Surroundings, { token }: GlobalOptions, url: string): Promise<string | undefined> {
+export async function chooseToken(surroundings: Surroundings, { token }: GlobalOptions, url: string): Promise<string | undefined> {
   const given = token ?? surroundings.env["CARREL_TOKEN"];
   if (given) return given;
   const saved = await readSettings(surroundings);

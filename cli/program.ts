@@ -4,6 +4,7 @@ import type { Carrel } from "../sdk/node.ts";
 import { addAuthCommands } from "./commands/auth.ts";
 import { addChatCommand } from "./commands/chat.ts";
 import { addCompletionCommand } from "./commands/completion.ts";
+import { addDeregisterCommand } from "./commands/deregister.ts";
 import { addLoginCommands } from "./commands/login.ts";
 import { addMemoryCommands } from "./commands/memory.ts";
 import { addProfileCommands } from "./commands/profile.ts";
@@ -87,6 +88,7 @@ export function createProgram({ stdout, stderr }: Surroundings, run: Run): Comma
   addSessionCommands(program, run);
   addProfileCommands(program, run);
   addMemoryCommands(program, run);
+  addDeregisterCommand(program, run);
   addCompletionCommand(program, run);
   return program;
 }

@@ -1,5 +1,6 @@
 import { usageFailure } from "./failures.ts";
 import { readText } from "./files.ts";
+import { readLines } from "./lines.ts";
 import type { Surroundings } from "./surroundings.ts";
 
 /** Everything on stdin, without the line end at its end. */
@@ -32,5 +33,18 @@ export function readHidden({ stdin, stderr }: Surroundings, question: string): P
     };
     stdin.on("data", read);
     stdin.resume();
+  });
+}
+
+/** A line typed at the terminal, seen while it is typed. Undefined when the input ended first. */
+export function readTyped({ stdin, stderr }: Surroundings, question: string): Promise<string | undefined> {
+  stderr.write(question);
+  return new Promise((resolve) => {
+    const lines = readLines(stdin, () => {
+      const line = lines.peek();
+      if (line === undefined && !lines.ended()) return;
+      lines.close();
+      resolve(line?.trim());
+    });
   });
 }

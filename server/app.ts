@@ -3,7 +3,7 @@ import { createValidateInterceptor } from "@connectrpc/validate";
 import { type Closers, closeAll } from "./assembly/closers.ts";
 import { openSandboxes } from "./assembly/sandboxes.ts";
 import { createServices, publicServices } from "./assembly/services.ts";
-import { openSessionsCore } from "./assembly/sessions-core.ts";
+import { openSessionsCore, type SessionsCore } from "./assembly/sessions-core.ts";
 import { openStorage, type Storage } from "./assembly/storage.ts";
 import { createSocketHandler } from "./channel/websocket/handler.ts";
 import type { Config } from "./config.ts";
@@ -11,14 +11,18 @@ import { createUnavailableInterceptor, tellingUnavailable } from "./db/unavailab
 import { createLanding } from "./http/landing.ts";
 import { createHttpServer } from "./http/server.ts";
 import { createAuthorizationGate, createAuthorizationInterceptor, createAuthorizer } from "./identity/authorize.ts";
+import { createDepartureInterceptor, createDepartures, type Departures } from "./identity/departures.ts";
+import { untilExpiry } from "./identity/expiry.ts";
 import { createLocalVerifier, type LocalIssuer, openLocalIssuer } from "./identity/local-issuer.ts";
 import { createOidcIssuer } from "./identity/oidc.ts";
-import { createUserDirectory } from "./identity/user-directory.ts";
+import type { User } from "./identity/principal.ts";
+import { createUserDirectory, type UserDirectory } from "./identity/user-directory.ts";
 import { createTokenVerifier } from "./identity/verify.ts";
 import { requestEnd } from "./journal/ends.ts";
 import { present } from "./journal/journal.ts";
 import { createFairShare, createFairShareInterceptor } from "./limits/fair-share.ts";
 import type { Log } from "./log.ts";
+import { createRemoval } from "./registration/removal.ts";
 import { findRegistration } from "./registration/store.ts";
 import { forgetOldRequestIds } from "./sessions/request-ids.ts";
 import { enforceRetention, type RetentionDeps } from "./snapshots/retention.ts";
@@ -48,7 +52,12 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
   const core = await openSessionsCore(storage, log, closers);
   const { reconciler, gaps } = await openSandboxes({ config, log, storage, core, closers });
   const { authorize, directory } = createIdentity(config, log, storage, issuer);
-  const services = createServices({ config, log, storage, core, directory, poke: reconciler.poke });
+  const departures = await openDepartures(storage, core, directory, log);
+  const removal = createRemoval({ db: storage.db, log, intervalMs: 5_000 });
+  closers.push(departures.close, removal.close);
+  const whileAllowed = (user: User, signal: AbortSignal) => departures.until(user.userId, untilExpiry(user, signal));
+  const { poke } = reconciler;
+  const services = createServices({ config, log, storage, core, directory, departures, removal, whileAllowed, poke });
   const share = createFairShare(config.limits.callsAtOnce);
   const sockets = createSocketHandler({
     authorize,
@@ -56,6 +65,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     redeemTicket: services.redeemTicket,
     reader: core.reader,
     actions: services.actions,
+    whileAllowed,
     log,
     limits: { messagesPerSecond: config.limits.socketMessagesPerSecond, messageBytes: config.limits.messageBytes },
   });
@@ -65,6 +75,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     interceptors: [
       createUnavailableInterceptor(),
       createAuthorizationInterceptor(authorize),
+      createDepartureInterceptor(directory.find),
       createFairShareInterceptor(share),
       createValidateInterceptor(),
     ],
@@ -103,6 +114,16 @@ function createIdentity(config: Config, log: Log, { db }: Storage, issuer: Local
   const oidc = config.oidcIssuers.map((setting) => createOidcIssuer(setting, { log }));
   const verify = createTokenVerifier([createLocalVerifier(issuer), ...oidc]);
   return { directory, authorize: tellingUnavailable(createAuthorizer({ verify, findUser: directory.find, publicServices: [] })) };
+}
+
+function openDepartures({ db, listener, vault }: Storage, core: SessionsCore, directory: UserDirectory, log: Log): Promise<Departures> {
+  const forget = (userId: string): void => {
+    directory.forgetAll();
+    core.live.rung(undefined);
+    core.credentials.forget(userId);
+    vault.forget(userId);
+  };
+  return createDepartures({ db, listener, log, forget });
 }
 
 function sweepHourly(log: Log, sweep: () => Promise<unknown>): () => void {

@@ -30,6 +30,8 @@ export type Config = Readonly<{
   claudePath: string;
   runnerPath: string;
   anthropicBaseUrl: URL;
+  modelSilenceMs: number;
+  modelTries: number;
   priceTable: string | undefined;
   allowPrivate: readonly string[];
   demo: boolean;
@@ -132,6 +134,8 @@ export const settings = {
     "private addresses that profiles may open: CIDRs, addresses or host:port, comma-separated; none by default",
     exceptions,
   ),
+  modelSilenceMs: setting("CARREL_MODEL_SILENCE_MS", "300000", "silence of a model provider that is too long", integer(100, 3_600_000)),
+  modelTries: setting("CARREL_MODEL_TRIES", "8", "failures of a model provider in a row that end a turn", integer(1, 1_000)),
   priceTable: setting("CARREL_PRICE_TABLE", "", "price table (JSON) instead of the shipped one", optional(file)),
   demo: setting("CARREL_DEMO", "false", "says on every surface that the model is a scripted one", boolean),
   region: setting("CARREL_REGION", "local", "what sessions say of where they run", text),

@@ -22,6 +22,11 @@ const operatorErrors = [
 ];
 const exitConfiguration = 78;
 
+/** Half a minute in all, and more only for a drain that takes it. */
+function longestStopMs(drainMs: number): number {
+  return Math.max(30_000, drainMs + 5_000);
+}
+
 async function main(): Promise<void> {
   const config = readConfig();
   const log = createLog(config.logLevel);
@@ -37,6 +42,11 @@ async function main(): Promise<void> {
     if (stopping) return;
     stopping = true;
     log.info({ signal }, "stopping; sandboxes stay for the next start");
+    // Whatever does not come to an end is ended like a crash, which loses nothing either.
+    setTimeout(() => {
+      log.error("did not stop in time");
+      process.exit(1);
+    }, longestStopMs(config.drainMs)).unref();
     app.close().then(
       () => process.exit(0),
       (error: Error) => {

@@ -1,14 +1,21 @@
 -- The schema after all migrations. Not written by hand: UPDATE_SCHEMA=1 npm test -- test/api/db-schema.test.ts
 
 table app_user (
+  deregistered_at timestamp with time zone
   email text
   id uuid not null
-  issuer text not null
+  issuer text
   registered_at timestamp with time zone not null default now()
-  subject text not null
+  subject text
+  constraint app_user_identity_check CHECK (
+CASE
+    WHEN (deregistered_at IS NULL) THEN ((issuer IS NOT NULL) AND (subject IS NOT NULL))
+    ELSE ((issuer IS NULL) AND (subject IS NULL) AND (email IS NULL))
+END)
   constraint app_user_issuer_subject_key UNIQUE (issuer, subject)
   constraint app_user_pkey PRIMARY KEY (id)
 )
+CREATE INDEX app_user_deregistered ON public.app_user USING btree (deregistered_at) WHERE (deregistered_at IS NOT NULL)
 
 table command (
   id integer not null
@@ -219,9 +226,9 @@ table session (
   constraint session_attach_hash_key UNIQUE (attach_hash)
   constraint session_box_key UNIQUE (box)
   constraint session_check CHECK (((state = 'ended'::text) = (terminated_at IS NOT NULL)))
-  constraint session_check1 CHECK (((end_reason IS NULL) OR (desired = 'end'::text)))
-  constraint session_desired_check CHECK ((desired = ANY (ARRAY['run'::text, 'hibernate'::text, 'end'::text])))
+  constraint session_desired_check CHECK ((desired = ANY (ARRAY['run'::text, 'hibernate'::text, 'end'::text, 'erase'::text])))
   constraint session_dormant_check CHECK (((state <> 'dormant'::text) OR (snapshot_generation IS NOT NULL)))
+  constraint session_end_reason_check CHECK (((end_reason IS NULL) OR (desired = ANY (ARRAY['end'::text, 'erase'::text]))))
   constraint session_lease_hash_key UNIQUE (lease_hash)
   constraint session_owner_id_fkey FOREIGN KEY (owner_id) REFERENCES app_user(id)
   constraint session_phantom_hash_key UNIQUE (phantom_hash)
@@ -230,6 +237,7 @@ table session (
 )
 CREATE INDEX session_alive ON public.session USING btree (state) WHERE (state <> 'ended'::text)
 CREATE INDEX session_by_owner ON public.session USING btree (owner_id, id DESC)
+CREATE INDEX session_erased ON public.session USING btree (host) WHERE (desired = 'erase'::text)
 
 table snapshot (
   archive text not null

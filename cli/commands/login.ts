@@ -1,5 +1,6 @@
 import type { Command } from "commander";
-import { createCarrel, messageOf } from "../../sdk/node.ts";
+import { createCarrel } from "../../sdk/node.ts";
+import { readClaims } from "../claims.ts";
 import { chooseUrl, type GlobalOptions, parseUrl } from "../connection.ts";
 import { CliFailure, type ExitCode, tokenCommand, usageFailure } from "../failures.ts";
 import type { CommandContext, Run } from "../program.ts";
@@ -77,19 +78,6 @@ function report({ output }: CommandContext, url: string, token: string, file: st
   if (output.json) return output.document({ url, email: email ?? null, expires_at: expiresAt ?? null });
   output.notice(`Signed in to ${url}${email ? ` as ${email}` : ""}${expiresAt ? `, until ${expiresAt}` : ""}`);
   output.notice(`Saved in ${file}`);
-}
-
-/** What the token says of itself, for display only: the server has just verified it. */
-function readClaims(token: string): { email?: string; exp?: number } {
-  try {
-    const claims = JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString("utf8")) as Record<string, unknown>;
-    const { email, exp } = claims;
-    return { ...(typeof email === "string" ? { email } : {}), ...(typeof exp === "number" && exp < 1e11 ? { exp } : {}) };
-  } catch (error) {
-    // Tokens of other issuers need not be readable.
-    if (error instanceof SyntaxError) return {};
-    throw new CliFailure(`cannot read the token: ${messageOf(error)}`);
-  }
 }
 
 async function logout({ surroundings, output }: CommandContext): Promise<void> {

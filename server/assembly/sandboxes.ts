@@ -10,7 +10,9 @@ import { createMcpGateway } from "../broker/mcp-gateway.ts";
 import { createServerFinder } from "../broker/mcp-servers.ts";
 import { createModelGateway } from "../broker/model-gateway.ts";
 import { createOutbound } from "../broker/outbound.ts";
+import { createPatience } from "../broker/patience.ts";
 import { readPriceTable } from "../broker/prices.ts";
+import { createProviderNotices } from "../broker/provider-notices.ts";
 import { findAllowedHosts } from "../broker/store.ts";
 import type { Config } from "../config.ts";
 import { createUnavailableInterceptor } from "../db/unavailable-interceptor.ts";
@@ -28,6 +30,7 @@ import { createSpaceWatch } from "../runners/space.ts";
 import { createStandby, type Standby } from "../runners/standby.ts";
 import { findByLeaseHash } from "../runners/store.ts";
 import { selectDriver } from "../sandbox/select.ts";
+import { deleteErased } from "../sessions/store.ts";
 import type { Closers } from "./closers.ts";
 import type { SessionsCore } from "./sessions-core.ts";
 import type { Storage } from "./storage.ts";
@@ -69,11 +72,18 @@ export async function openSandboxes(surroundings: Surroundings) {
     log,
     host: storage.installation,
     settled: broker.ledger.settled,
+    eraseRecord: (session) => eraseRecord(storage, session.id),
   });
   closers.push(late.reconciler.stop);
   surroundings.core.carryOut(late.reconciler.poke);
   if (!driver.enforced.disk) closers.push(createSpaceWatchOver(surroundings, late.reconciler, launcher).close);
   return { reconciler: late.reconciler, gaps: driver.enforced.reason ?? "" };
+}
+
+/** What nobody could find any more goes first; and with it what a process that died had not named yet. */
+async function eraseRecord({ db, archives }: Storage, sessionId: string): Promise<void> {
+  for await (const archive of archives.list(sessionId)) await archives.remove(archive);
+  await deleteErased(db, sessionId);
 }
 
 function createSpaceWatchOver({ storage, core, log }: Surroundings, reconciler: Reconciler, launcher: Launcher) {
@@ -116,6 +126,9 @@ function createBroker({ config, log, storage, core, closers }: Surroundings, lat
     baseUrl: config.anthropicBaseUrl,
     openCredential: core.credentials.open,
     boxOf: (request) => late.server.boxOf(request),
+    patience: createPatience({ tries: config.modelTries }),
+    tell: createProviderNotices({ journal: core.journal, log }),
+    silenceMs: config.modelSilenceMs,
     log,
   });
   const outbound = createOutbound({ allowPrivate: config.allowPrivate });

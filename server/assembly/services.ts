@@ -16,7 +16,8 @@ import { createCredentialService } from "../credentials/service.ts";
 import { hasCredential } from "../credentials/store.ts";
 import { directWriterKey } from "../http/direct-stream.ts";
 import { requireUser } from "../identity/authorize.ts";
-import { untilExpiry } from "../identity/expiry.ts";
+import type { Departures } from "../identity/departures.ts";
+import type { User } from "../identity/principal.ts";
 import { createSocketTickets, type SocketTickets } from "../identity/tickets/tickets.ts";
 import type { UserDirectory } from "../identity/user-directory.ts";
 import { pinnedSettings } from "../journal/pinned.ts";
@@ -28,7 +29,9 @@ import { createProfileOpener } from "../profiles/open.ts";
 import { createEffectiveSettings } from "../profiles/overrides.ts";
 import { provisionDefaults } from "../profiles/provision.ts";
 import { createProfileService } from "../profiles/service.ts";
+import type { Removal } from "../registration/removal.ts";
 import { createRegistrationService } from "../registration/service.ts";
+import { listSessionsOf } from "../registration/store.ts";
 import { sessionMessage } from "../sessions/message.ts";
 import { claimWithin, once } from "../sessions/request-ids.ts";
 import { checkedName } from "../sessions/rules.ts";
@@ -46,6 +49,10 @@ export type ServiceParts = {
   storage: Storage;
   core: SessionsCore;
   directory: UserDirectory;
+  departures: Departures;
+  removal: Removal;
+  /** Aborts with `signal`, when the person's token has been expired for a minute, and when the person leaves. */
+  whileAllowed(user: User, signal: AbortSignal): AbortSignal;
   /** Asks the reconciler to look at a session now. */
   poke(sessionId: string): void;
 };
@@ -82,8 +89,8 @@ export function createServices(parts: ServiceParts) {
   return { routes, actions, redeemTicket: tickets.redeem, sweep };
 }
 
-function peopleServices({ config, storage, core, directory }: ServiceParts, limiter: RateLimiter) {
-  const { db, userVault, vault } = storage;
+function peopleServices({ config, storage, core, directory, departures, removal, poke }: ServiceParts, limiter: RateLimiter) {
+  const { db, userVault, vault, installation } = storage;
   return {
     registration: createRegistrationService({
       limitRegistration: (person) => limiter.registration(db, person),
@@ -94,6 +101,13 @@ function peopleServices({ config, storage, core, directory }: ServiceParts, limi
       },
       allowedDomains: config.allowedEmailDomains,
       onRegistered: directory.forget,
+      shredUserKey: (tx, userId) => vault.shredUser(tx, userId),
+      async onClosed({ issuer, subject }, userId) {
+        directory.forget(issuer, subject);
+        await departures.announce(userId);
+        for (const sessionId of await listSessionsOf(db, userId, installation)) poke(sessionId);
+        removal.poke();
+      },
     }),
     credential: createCredentialService({ db, userVault, onChanged: core.credentials.forget }),
     profile: createProfileService({
@@ -113,7 +127,7 @@ function peopleServices({ config, storage, core, directory }: ServiceParts, limi
 
 type Shared = { limiter: RateLimiter; actions: ChannelActions; tickets: SocketTickets };
 
-function sessionServices({ config, log, storage, core, poke }: ServiceParts, { limiter, actions, tickets }: Shared) {
+function sessionServices({ config, log, storage, core, poke, whileAllowed }: ServiceParts, { limiter, actions, tickets }: Shared) {
   const { db, userVault, installation } = storage;
   const place = { region: config.region, demo: config.demo, showSettings: optionsMessage };
   const show = (rows: readonly ShownSession[]) =>
@@ -147,7 +161,7 @@ function sessionServices({ config, log, storage, core, poke }: ServiceParts, { l
         await limiter.ticket(db, user.userId);
         return tickets.issue(user, sessionId);
       },
-      streamSignal: (context) => untilExpiry(requireUser(context), context.signal),
+      streamSignal: (context) => whileAllowed(requireUser(context), context.signal),
       directWriter: (context) => context.values.get(directWriterKey),
       showAliveOf: async (ownerId) => show(await listAliveOf(db, ownerId)),
       showOwned: async (ownerId, sessionIds) => show(await listOwned(db, ownerId, sessionIds)),

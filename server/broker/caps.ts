@@ -16,3 +16,7 @@ export function capReached(session: PhantomSession, takesTurn: boolean): Cap | u
   }
   return undefined;
 }
+
+export function isCapped({ maxBudgetMicros, maxTurns }: PhantomSession): boolean {
+  return maxBudgetMicros !== null || maxTurns !== null;
+}

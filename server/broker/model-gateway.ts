@@ -4,8 +4,10 @@ import { Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { isServerUnavailable } from "../db/failures.ts";
 import type { Log } from "../log.ts";
-import { type Cap, capReached, type ModelRequest } from "./caps.ts";
+import { type Cap, capReached, isCapped, type ModelRequest } from "./caps.ts";
+import { type Asker, type Failure, isPassing, type Patience, type Trouble } from "./patience.ts";
 import type { PhantomSession } from "./phantom.ts";
+import { readRefusal, retryAfterOf, saidIn } from "./provider-refusals.ts";
 import { createUsageMeter, type Metered } from "./usage-meter.ts";
 
 /** Everything a sandbox may ask of the provider. Compared as a whole: no other path, query or encoding passes. */
@@ -32,9 +34,6 @@ const droppedResponseHeaders = new Set([
   "trailer",
 ]);
 
-/** A provider that says nothing for this long has forgotten us; long answers without streaming take minutes. */
-const silenceMs = 15 * 60_000;
-
 /** A borrowed secret: used at once, then released, which wipes it. */
 export type ProviderSecret = { kind: "api_key" | "oauth_token"; secret: Uint8Array; release(): void };
 
@@ -51,6 +50,11 @@ export type ModelGatewayDeps = {
   endAtCap(session: PhantomSession, cap: Cap): Promise<void>;
   /** The box whose socket a request came through. */
   boxOf(request: IncomingMessage): string | undefined;
+  patience: Patience;
+  /** Tells people of what only they can mend. */
+  tell(sessionId: string, trouble: Trouble): Promise<void>;
+  /** Silence after which a provider has forgotten a request, milliseconds. Streams are never silent for long. */
+  silenceMs: number;
   log: Log;
 };
 
@@ -87,12 +91,13 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
     await deps.endAtCap(session, cap);
     return refuse(response, 403, "permission_error", cap.message);
   }
+  const asker: Client = { sessionId: session.sessionId, agent: agentOf(request) ?? "", left: false };
+  const held = deps.patience.hold(asker);
+  if (held) return "message" in held ? giveUp(deps, asker, response, held) : putOff(response, held.retryAfterMs);
   const credential = await deps.openCredential(session.ownerId);
   // 403 and not 401: the agent retries a 401 for minutes, and no retry helps here.
   if (!credential)
     return refuse(response, 403, "permission_error", "no Anthropic credential is stored: add one with `carrel auth claude set-key`");
-  const { promise: over, resolve: settle } = Promise.withResolvers<void>();
-  deps.track(session.sessionId, over);
   const upstream = send({
     protocol: deps.baseUrl.protocol,
     hostname: deps.baseUrl.hostname,
@@ -102,34 +107,80 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
     headers: upstreamHeaders(request, credential),
   });
   credential.release();
-  let answered = false;
-  response.on("close", () => {
-    upstream.destroy();
-    if (!answered) settle();
-  });
-  upstream.setTimeout(silenceMs, () => upstream.destroy(new Error("the model provider is silent")));
-  upstream.on("response", (answer) => {
-    answered = true;
-    void passOn(
-      deps,
-      session,
-      { subAgent: isSubAgent(request), counted: request.url?.startsWith("/v1/messages/count_tokens") !== true },
-      answer,
-      response,
-    ).finally(settle);
-  });
-  upstream.on("error", (error) => {
-    if (response.writableEnded) return;
-    deps.log.warn({ session_id: session.sessionId, error: error.message }, "model provider not reached");
-    refuse(response, 502, "api_error", "the model provider could not be reached");
-  });
+  const counted = request.url?.startsWith("/v1/messages/count_tokens") !== true;
+  follow(deps, upstream, { session, asker, request: { subAgent: isSubAgent(request), counted }, response });
   // Not a pipeline: it would cut the agent's connection with the provider's, before the agent is told why.
   request.pipe(upstream);
 }
 
+/** What is known of a request that went to the provider. */
+type Asked = { session: PhantomSession; asker: Client; request: ModelRequest; response: ServerResponse };
+
+/** Sees to it that every request ends: with the provider's answer, or with an error that says what became of it. */
+function follow(deps: ModelGatewayDeps, upstream: http.ClientRequest, asked: Asked): void {
+  const { session, asker, response } = asked;
+  const { promise: over, resolve: settle } = Promise.withResolvers<void>();
+  deps.track(session.sessionId, over);
+  let answer: IncomingMessage | undefined;
+  const silence = new AbortController();
+  response.on("close", () => {
+    // Whoever leaves before the end, and before the provider has failed, was the agent.
+    asker.left = !answer?.errored && !response.writableFinished;
+    upstream.destroy();
+    if (!answer) settle();
+  });
+  upstream.setTimeout(deps.silenceMs, () => {
+    silence.abort();
+    if (!answer) upstream.destroy(new Error("the model provider is silent"));
+  });
+  upstream.on("response", (begun) => {
+    answer = begun;
+    const passed = isRefusal(answer)
+      ? passRefusalOn(deps, asker, answer, response)
+      : passOn(deps, { ...asked, answer, silence: silence.signal });
+    void passed.finally(settle);
+  });
+  upstream.on("error", (error) => {
+    if (answer || asker.left || response.writableEnded) return;
+    deps.log.warn({ session_id: session.sessionId, error: error.message }, "model provider not reached");
+    void passFailureOn(deps, asked, silence.signal.aborted);
+  });
+}
+
+/** Before there was an answer; the agent asks again, unless it was told not to. */
+async function passFailureOn(deps: ModelGatewayDeps, { asker, response }: Asked, silent: boolean): Promise<void> {
+  const failure: Failure = silent ? { kind: "silent", afterMs: deps.silenceMs, begun: false } : { kind: "unreachable" };
+  const trouble = deps.patience.failed(asker, failure);
+  if (trouble) return giveUp(deps, asker, response, trouble);
+  if (silent) return refuse(response, 504, "timeout_error", "the model provider said nothing");
+  refuse(response, 502, "api_error", "the model provider could not be reached");
+}
+
+/** Who asked, and whether it has gone away since. */
+type Client = Asker & { left: boolean };
+
 /** The agent's own header for the requests of its sub-agents. A runner that lies about it only spends its owner's turns. */
+function agentOf(request: IncomingMessage): string | undefined {
+  return String(request.headers["x-claude-code-agent-id"] ?? "").slice(0, 100) || undefined;
+}
+
 function isSubAgent(request: IncomingMessage): boolean {
   return request.headers["x-claude-code-agent-id"] !== undefined;
+}
+
+/** Tells the agent not to ask again, and people why. */
+async function giveUp(deps: ModelGatewayDeps, { sessionId }: Asker, response: ServerResponse, trouble: Trouble): Promise<void> {
+  // First in the log: the agent's own words for it end the turn.
+  await deps.tell(sessionId, trouble);
+  // With these two statuses the agent repeats our words instead of guessing what is wrong.
+  const [status, type] = trouble.refused ? [403, "permission_error"] : [429, "rate_limit_error"];
+  refuse(response, Number(status), String(type), trouble.message, { "x-should-retry": "false" });
+}
+
+/** The provider wants to be left alone for a while: whoever asks meanwhile is told so without asking it. */
+function putOff(response: ServerResponse, retryAfterMs: number): void {
+  const headers = { "retry-after": String(Math.ceil(retryAfterMs / 1000)) };
+  refuse(response, 429, "rate_limit_error", "the model provider wants to be left alone for a while", headers);
 }
 
 async function authenticate(deps: ModelGatewayDeps, request: IncomingMessage): Promise<PhantomSession | undefined> {
@@ -153,30 +204,47 @@ function upstreamHeaders(request: IncomingMessage, { kind, secret }: ProviderSec
   return { ...headers, "anthropic-beta": beta, authorization: `Bearer ${text}` };
 }
 
+type Passing = Asked & { answer: IncomingMessage; silence: AbortSignal };
+
 /** Resolves when the answer has gone through, or was cut, and what it cost is booked. */
-async function passOn(
-  deps: ModelGatewayDeps,
-  session: PhantomSession,
-  request: ModelRequest,
-  answer: IncomingMessage,
-  response: ServerResponse,
-): Promise<void> {
+async function passOn(deps: ModelGatewayDeps, passing: Passing): Promise<void> {
+  const { session, request, asker, answer, response, silence } = passing;
   const meter = createUsageMeter(answer.headers["content-type"] ?? "");
-  const headers = Object.entries(answer.headers).filter(([name]) => !droppedResponseHeaders.has(name));
-  response.writeHead(answer.statusCode ?? 502, Object.fromEntries(headers) as http.OutgoingHttpHeaders);
+  response.writeHead(answer.statusCode ?? 502, passedBack(answer));
   response.flushHeaders();
+  let billing: Promise<void> | undefined;
+  const bill = () => (billing ??= book(deps, session, request, meter.result()));
+  let noted = false;
+  const note = (failure: Failure): void => {
+    if (!noted) deps.patience.failed(asker, failure);
+    noted = true;
+  };
   const tap = new Transform({
     transform(chunk: Uint8Array, _encoding, done) {
       meter.see(chunk);
+      // Before the agent hears of it, which asks again at once.
+      if (meter.failed()) note({ kind: "cut" });
       done(null, chunk);
     },
+    // Who has a cap sees the end of an answer when it is booked: its next request is judged by all it has had.
+    flush: (done) => (isCapped(session) ? void bill().then(() => done()) : done()),
   });
+  const fellSilent = (): void => {
+    note({ kind: "silent", afterMs: deps.silenceMs, begun: true });
+    endSilent(passing, tap);
+  };
+  silence.addEventListener("abort", fellSilent, { once: true });
   try {
     await pipeline(answer, tap, response);
   } catch (error) {
     deps.log.info({ session_id: session.sessionId, error: (error as Error).message }, "model answer cut");
   }
-  const metered = succeeded(answer) ? meter.result() : undefined;
+  if (meter.whole() ?? answer.complete) deps.patience.answered(asker);
+  else if (!asker.left) note({ kind: "cut" });
+  await bill();
+}
+
+async function book(deps: ModelGatewayDeps, session: PhantomSession, request: ModelRequest, metered: Metered | undefined): Promise<void> {
   if (!metered) return;
   try {
     await deps.recordUsage(session, metered, request);
@@ -185,13 +253,48 @@ async function passOn(
   }
 }
 
-function succeeded(answer: IncomingMessage): boolean {
-  return answer.statusCode !== undefined && answer.statusCode >= 200 && answer.statusCode < 300;
+/** A stream can still say that it failed; anything else is cut. */
+function endSilent({ answer, response }: Passing, tap: Transform): void {
+  if (!answer.headers["content-type"]?.startsWith("text/event-stream"))
+    return void answer.destroy(new Error("the model provider is silent"));
+  answer.unpipe(tap);
+  response.once("finish", () => answer.destroy());
+  tap.end(`event: error\ndata: ${errorBody("timeout_error", "the model provider fell silent")}\n\n`);
+}
+
+/** A refusal costs nothing, and may be one that no other try betters. */
+async function passRefusalOn(deps: ModelGatewayDeps, asker: Client, answer: IncomingMessage, response: ServerResponse): Promise<void> {
+  const status = answer.statusCode ?? 502;
+  const body = await readRefusal(answer);
+  if (isPassing(status) || status === 401 || status === 402 || status === 403) {
+    const trouble = deps.patience.failed(asker, {
+      kind: "refused",
+      status,
+      said: saidIn(body, status),
+      retryAfterMs: retryAfterOf(answer),
+    });
+    if (trouble) return giveUp(deps, asker, response, trouble);
+  }
+  const { "content-length": _length, ...headers } = passedBack(answer);
+  response.writeHead(status, headers);
+  response.end(body);
+}
+
+function passedBack(answer: IncomingMessage): http.OutgoingHttpHeaders {
+  return Object.fromEntries(Object.entries(answer.headers).filter(([name]) => !droppedResponseHeaders.has(name)));
+}
+
+function isRefusal({ statusCode = 502 }: IncomingMessage): boolean {
+  return statusCode < 200 || statusCode >= 300;
 }
 
 /** An error in the provider's own shape, which is what the agent understands. */
-function refuse(response: ServerResponse, status: number, type: string, message: string): void {
+function refuse(response: ServerResponse, status: number, type: string, message: string, headers: http.OutgoingHttpHeaders = {}): void {
   if (response.headersSent) return void response.destroy();
-  response.writeHead(status, { "content-type": "application/json" });
-  response.end(JSON.stringify({ type: "error", error: { type, message } }));
+  response.writeHead(status, { ...headers, "content-type": "application/json" });
+  response.end(errorBody(type, message));
+}
+
+function errorBody(type: string, message: string): string {
+  return JSON.stringify({ type: "error", error: { type, message } });
 }

@@ -10,6 +10,10 @@ export type UsageMeter = {
    * pieces that came are counted instead, at least one token each.
    */
   result(): Metered | undefined;
+  /** Whether a stream told its end; undefined of what is no stream. */
+  whole(): boolean | undefined;
+  /** Whether a stream has said that it failed. */
+  failed(): boolean;
 };
 
 /** A line or body longer than this is passed on but not read. */
@@ -17,7 +21,9 @@ const longest = 4 * 1024 * 1024;
 
 export function createUsageMeter(contentType: string): UsageMeter {
   if (contentType.startsWith("text/event-stream")) return streamMeter();
-  return contentType.startsWith("application/json") ? bodyMeter() : { see: () => undefined, result: () => undefined };
+  return contentType.startsWith("application/json")
+    ? bodyMeter()
+    : { see: () => undefined, result: () => undefined, whole: () => undefined, failed: () => false };
 }
 
 function streamMeter(): UsageMeter {
@@ -25,8 +31,14 @@ function streamMeter(): UsageMeter {
   let rest = "";
   let metered: Metered | undefined;
   let pieces = 0;
+  let ended = false;
+  let broken = false;
   const line = (text: string): void => {
     if (text.includes('"content_block_delta"')) pieces += 1;
+    if (text.startsWith("event:")) {
+      ended ||= text.includes("message_stop");
+      broken ||= text.includes("error");
+    }
     // Only these two carry usage; the many deltas between them are not parsed.
     if (!text.startsWith("data:") || !(text.includes('"message_start"') || text.includes('"message_delta"'))) return;
     const event = parse(text.slice(5)) as { message?: RawMessage; usage?: RawUsage } | undefined;
@@ -39,6 +51,8 @@ function streamMeter(): UsageMeter {
       if (rest.length > longest) rest = "";
       for (const text of lines) line(text);
     },
+    whole: () => ended,
+    failed: () => broken,
     result: () => metered && { ...metered, usage: { ...metered.usage, output_tokens: Math.max(metered.usage.output_tokens, pieces) } },
   };
 }
@@ -51,6 +65,8 @@ function bodyMeter(): UsageMeter {
       size += chunk.length;
       if (size <= longest) chunks.push(chunk);
     },
+    whole: () => undefined,
+    failed: () => false,
     result: () => (size > longest ? undefined : merge(undefined, (parse(Buffer.concat(chunks).toString()) ?? {}) as RawMessage)),
   };
 }

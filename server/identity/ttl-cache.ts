@@ -6,6 +6,7 @@ export type TtlCache<Value> = {
   set(key: string, value: Value, until: number): void;
   /** With `value`, only if that is still what is held. */
   delete(key: string, value?: Value): void;
+  clear(): void;
 };
 
 /** The least recently used entry makes room for a new one. */
@@ -28,6 +29,7 @@ export function createTtlCache<Value>(maxEntries: number, now: () => number): Tt
       const oldest = entries.keys().next();
       if (!oldest.done) entries.delete(oldest.value);
     },
+    clear: () => entries.clear(),
     delete(key, value) {
       if (value === undefined || entries.get(key)?.value === value) entries.delete(key);
     },

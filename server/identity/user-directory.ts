@@ -7,6 +7,8 @@ export type UserDirectory = {
   find: FindUser;
   /** Call it when a registration is committed or removed. */
   forget(issuer: string, subject: string): void;
+  /** Call it when another server has removed a registration. */
+  forgetAll(): void;
 };
 
 const MAX_REMEMBERED = 10_000;
@@ -35,6 +37,7 @@ export function createUserDirectory(load: FindUser, now: () => number = () => pe
       return answers.get(key) ?? ask(key, issuer, subject);
     },
     forget: (issuer, subject) => answers.delete(keyOf(issuer, subject)),
+    forgetAll: answers.clear,
   };
 }
 

@@ -10,10 +10,14 @@ export type SessionCore = Omit<SessionRow, "initial_prompt">;
 export type LockedSession = SessionCore & { locked_at: Date };
 export type PauseRow = Selectable<PauseTable>;
 
-/** Every number of a log is given under this lock, or by a change that finds its row untouched (`writeChange`). */
+/**
+ * Every number of a log is given under this lock, or by a change that finds its row untouched (`writeChange`). A session that
+ * is being erased is not there any more: whoever still has the key of its owner in memory could want it otherwise again.
+ */
 export async function lockSession(tx: Transaction<Database>, sessionId: string): Promise<LockedSession | undefined> {
   const now = sql<Date>`clock_timestamp()`.as("locked_at");
-  return tx.selectFrom("session").selectAll().select(now).where("id", "=", sessionId).forUpdate().executeTakeFirst();
+  const there = tx.selectFrom("session").selectAll().select(now).where("id", "=", sessionId).where("desired", "<>", "erase");
+  return there.forUpdate().executeTakeFirst();
 }
 
 export async function findSession(db: Kysely<Database>, sessionId: string): Promise<SessionRow | undefined> {

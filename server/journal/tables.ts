@@ -32,7 +32,8 @@ export type SessionTable = {
   owner_id: string;
   name: string;
   state: SessionState;
-  desired: "run" | "hibernate" | "end";
+  /** What the reconciler drives at. `erase` is what became of all sessions of a person who has left: nothing of them is to stay. */
+  desired: "run" | "hibernate" | "end" | "erase";
   state_since: Generated<Date>;
   epoch: Generated<number>;
   lease_until: Date | null;

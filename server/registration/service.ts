@@ -7,17 +7,21 @@ import { requirePrincipal } from "../identity/authorize.ts";
 import type { Principal } from "../identity/principal.ts";
 import { newUuid } from "../ids.ts";
 import { checkMayRegister } from "./rules.ts";
-import { findRegistration, insertUser, type Registration } from "./store.ts";
+import { closeAccount, findRegistration, insertUser, type Registration } from "./store.ts";
 
 export type RegistrationDeps = {
   db: Kysely<Database>;
   /** Makes the user's data key in the transaction that makes the user. */
   createUserKey: (tx: Transaction<Database>, userId: string) => Promise<void>;
-  /** Domains of the e-mail addresses that may register; empty lets everybody in. */
   limitRegistration(person: Principal): Promise<void>;
+  /** Domains of the e-mail addresses that may register; empty lets everybody in. */
   allowedDomains: readonly string[];
   /** Told after the commit, so that nobody goes on believing that the person is not registered. */
   onRegistered: (issuer: string, subject: string) => void;
+  /** Destroys the user's data key in the transaction that closes the account. */
+  shredUserKey: (tx: Transaction<Database>, userId: string) => Promise<void>;
+  /** Told after the commit, so that nobody goes on working for the person. */
+  onClosed: (person: Principal, userId: string) => Promise<void>;
 };
 
 export function createRegistrationService(deps: RegistrationDeps): ServiceImpl<typeof RegistrationService> {
@@ -25,6 +29,12 @@ export function createRegistrationService(deps: RegistrationDeps): ServiceImpl<t
     async register(_request, context) {
       const { registeredAt } = await register(deps, requirePrincipal(context));
       return { registered: true, registeredAt: timestampFromDate(registeredAt) };
+    },
+    async deregister(_request, context) {
+      const person = requirePrincipal(context);
+      const closed = await closeAccount(deps.db, person, deps.shredUserKey);
+      if (closed) await deps.onClosed(person, closed);
+      return { deregistered: true };
     },
   };
 }

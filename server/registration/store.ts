@@ -1,13 +1,17 @@
-import type { Generated, Kysely, Transaction } from "kysely";
+import { type Generated, type Kysely, sql, type Transaction } from "kysely";
 import type { Database } from "../db/database.ts";
 
-/** One person of one issuer. Unique by issuer and subject; the e-mail address is what the token said at registration. */
+/**
+ * One person of one issuer. Unique by issuer and subject; the e-mail address is what the token said at registration. Who has
+ * left is named by nothing any more, and the row stays only until everything of theirs is gone.
+ */
 export type AppUserTable = {
   id: string;
-  issuer: string;
-  subject: string;
+  issuer: string | null;
+  subject: string | null;
   email: string | null;
   registered_at: Generated<Date>;
+  deregistered_at: Generated<Date | null>;
 };
 
 /** Who somebody is for the issuer that names them. */
@@ -39,5 +43,68 @@ export async function insertUser(
       .executeTakeFirst();
     if (inserted) await provision(tx);
     return inserted;
+  });
+}
+
+/**
+ * Closes the account of an identity and runs `shred` in one transaction: the identity is free, no session of the account may
+ * go on, and no token of a runner or agent of theirs opens anything. Returns the account; undefined when there is none.
+ */
+export async function closeAccount(
+  db: Kysely<Database>,
+  { issuer, subject }: Identity,
+  shred: (tx: Transaction<Database>, userId: string) => Promise<void>,
+): Promise<string | undefined> {
+  return db.transaction().execute(async (tx) => {
+    const closed = await tx
+      .updateTable("app_user")
+      .set({ issuer: null, subject: null, email: null, deregistered_at: sql`clock_timestamp()` })
+      .where("issuer", "=", issuer)
+      .where("subject", "=", subject)
+      .returning("id")
+      .executeTakeFirst();
+    if (!closed) return undefined;
+    await shred(tx, closed.id);
+    await tx
+      .updateTable("session")
+      .set({ desired: "erase", attach_hash: null, lease_hash: null, phantom_hash: null })
+      .where("owner_id", "=", closed.id)
+      .execute();
+    return closed.id;
+  });
+}
+
+/** Sessions of an account, of this installation. */
+export async function listSessionsOf(db: Kysely<Database>, userId: string, host: string): Promise<string[]> {
+  const rows = await db.selectFrom("session").select("id").where("owner_id", "=", userId).where("host", "=", host).execute();
+  return rows.map(({ id }) => id);
+}
+
+/** Closed accounts of which no session is left. */
+export async function listClosed(db: Kysely<Database>): Promise<string[]> {
+  const rows = await db
+    .selectFrom("app_user")
+    .select("id")
+    .where("deregistered_at", "is not", null)
+    .where((e) => e.not(e.exists(e.selectFrom("session").select("session.id").whereRef("owner_id", "=", "app_user.id"))))
+    .orderBy("deregistered_at")
+    .execute();
+  return rows.map(({ id }) => id);
+}
+
+/**
+ * Removes a closed account with all that is left of it. Fails, and removes nothing, when a call that began before the closing
+ * has left something meanwhile that is not looked for here: no row of a person outlives the account.
+ */
+export async function deleteAccount(db: Kysely<Database>, userId: string): Promise<void> {
+  await db.transaction().execute(async (tx) => {
+    const closed = tx.selectFrom("app_user").select("id").where("id", "=", userId).where("deregistered_at", "is not", null);
+    if ((await closed.forUpdate().execute()).length === 0) return;
+    await tx.deleteFrom("rate_limit").where("subject", "=", userId).execute();
+    for (const table of ["request_id", "default_profile", "profile"] as const)
+      await tx.deleteFrom(table).where("owner_id", "=", userId).execute();
+    for (const table of ["credential", "socket_ticket", "user_key"] as const)
+      await tx.deleteFrom(table).where("user_id", "=", userId).execute();
+    await tx.deleteFrom("app_user").where("id", "=", userId).execute();
   });
 }

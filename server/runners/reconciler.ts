@@ -70,7 +70,7 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
 
   const look = async (sessionId: string): Promise<boolean> => {
     const session = await findSession(options.db, sessionId);
-    if (!session || session.state === "ended" || session.host !== options.host) return false;
+    if (!session || session.host !== options.host || (session.state === "ended" && session.desired !== "erase")) return false;
     const step = nextStep(await observe(options, session, seeingSince), options);
     if (step === "wait") return false;
     options.log.info({ session_id: sessionId, step, state: session.state, epoch: session.epoch }, "session step");
@@ -181,7 +181,8 @@ async function adoptSandboxes(options: ReconcilerOptions, deps: StepDeps): Promi
     const session = await findByBox(options.db, box);
     if (!session || session.state === "ended") await options.launcher.removeFiles(box);
   }
-  for (const { id } of await listDue(options.db, options.host, options.idleMs)) await giveUpHalfStart(options, id);
+  for (const { id, desired } of await listDue(options.db, options.host, options.idleMs))
+    if (desired !== "erase") await giveUpHalfStart(options, id);
 }
 
 type Sandbox = Awaited<ReturnType<ReconcilerOptions["launcher"]["list"]>>[number];
@@ -189,7 +190,7 @@ type Sandbox = Awaited<ReturnType<ReconcilerOptions["launcher"]["list"]>>[number
 async function adopt(options: ReconcilerOptions, deps: StepDeps, { box, run, handle }: Sandbox): Promise<void> {
   const session = await findByBox(options.db, box);
   // A sandbox that stood by has run 0 and serves the first epoch.
-  if (session && session.state !== "ended" && session.epoch === Math.max(run, 1)) {
+  if (session && session.state !== "ended" && session.desired !== "erase" && session.epoch === Math.max(run, 1)) {
     await options.launcher.adopt(box, handle);
     await keepHandle(deps, session.id, session.epoch, handle);
     options.log.info({ session_id: session.id, epoch: session.epoch }, "sandbox taken back");

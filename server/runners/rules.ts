@@ -89,7 +89,7 @@ export function fateOfTurn(
 
 export type Observed = {
   state: SessionState;
-  desired: "run" | "hibernate" | "end";
+  desired: "run" | "hibernate" | "end" | "erase";
   /** Whether the sandbox's process is there; undefined when there is no handle. */
   sandbox: "running" | "exited" | undefined;
   /** Milliseconds until the lease or the startup deadline passes; negative once it has. */
@@ -171,6 +171,7 @@ export type Step =
   | "wake"
   | "ask_to_end"
   | "force_end"
+  | "erase"
   | "wait";
 
 export type Deadlines = {
@@ -182,6 +183,7 @@ export type Deadlines = {
 
 /** The next step from what is observed to what is wanted (design D9). Level-triggered: it remembers nothing. */
 export function nextStep(observed: Observed, deadlines: Deadlines): Step {
+  if (observed.desired === "erase") return "erase";
   if (observed.state === "ended") return "wait";
   if (observed.desired === "end") return endStep(observed, deadlines);
   if (observed.lifeLeftMs < 0) return "expire";

@@ -21,6 +21,8 @@ export type StepDeps = {
   onStarted(sessionId: string, handle: SandboxHandle): void;
   /** Resolves when every model request of the session that has been answered is booked, or after a while. */
   settled(sessionId: string): Promise<void>;
+  /** Removes what is kept of a session outside its box, rows last. Resolves when nothing is left. */
+  eraseRecord(session: SessionRow): Promise<void>;
 };
 
 export type TakeStep = (deps: StepDeps, session: SessionRow) => Promise<void>;

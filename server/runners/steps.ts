@@ -30,6 +30,7 @@ export const steps: Record<Exclude<Step, "wait">, TakeStep> = {
   wake,
   ask_to_end: askToEnd,
   force_end: end,
+  erase,
 };
 
 /** A new conversation takes a sandbox that stands by, if there is one; everything else starts its own. */
@@ -151,6 +152,13 @@ async function end(deps: StepDeps, session: SessionRow): Promise<void> {
       .removeFiles(session.box)
       .catch((error: Error) => deps.log.warn({ session_id: session.id, err: error }, "files not removed"));
   await deps.journal.change(session.id, unmoved(session), (change) => finalize(change, session.exit_code ?? exitCode));
+}
+
+/** Nobody is left to ask, and nothing to keep: ended by force, and removed without a word in a log that no longer opens. */
+async function erase(deps: StepDeps, session: SessionRow): Promise<void> {
+  await destroySandboxes(deps, session);
+  if (session.box) await deps.launcher.removeFiles(session.box);
+  await deps.eraseRecord(session);
 }
 
 async function finalize(change: Change, exitCode: number | null): Promise<void> {

@@ -15,16 +15,16 @@ export async function findByLeaseHash(
 }
 
 /** Sessions that may need a step: on their way somewhere, wanted elsewhere, or without a living lease. */
-export async function listDue(db: Kysely<Database>, host: string, idleMs: number): Promise<{ id: string }[]> {
+export async function listDue(db: Kysely<Database>, host: string, idleMs: number): Promise<Pick<SessionRow, "id" | "desired">[]> {
   return db
     .selectFrom("session")
-    .select("id")
-    .where("state", "<>", "ended")
+    .select(["id", "desired"])
+    .where((e) => e.or([e("state", "<>", "ended"), e("desired", "=", "erase")]))
     .where("host", "=", host)
     .where((e) =>
       e.or([
         e("state", "not in", ["running", "dormant"]),
-        e("desired", "=", "end"),
+        e("desired", "in", ["end", "erase"]),
         e.and([e("state", "=", "dormant"), e.or([e("box", "is not", null), e("desired", "=", "run")])]),
         e.and([e("state", "=", "running"), e("desired", "=", "hibernate")]),
         e.and([
@@ -86,6 +86,7 @@ export async function listUnanswered(db: Kysely<Database>, host: string, timeout
     .where("pause.created_at", "<", sql<Date>`clock_timestamp() - make_interval(secs => ${timeoutMs / 1000})`)
     .where("session.one_shot", "=", true)
     .where("session.state", "in", ["running", "dormant"])
+    .where("session.desired", "<>", "erase")
     .where("session.host", "=", host)
     .execute();
 }

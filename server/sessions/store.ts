@@ -9,7 +9,9 @@ import { noUsage } from "../journal/tables.ts";
 
 /** Serialises what counts against the owner's caps. */
 export async function lockOwner(tx: Transaction<Database>, ownerId: string): Promise<void> {
-  await tx.selectFrom("app_user").select("id").where("id", "=", ownerId).forNoKeyUpdate().executeTakeFirstOrThrow();
+  // Nothing begins for an account that was closed meanwhile.
+  const open = tx.selectFrom("app_user").select("id").where("id", "=", ownerId).where("deregistered_at", "is", null);
+  await open.forNoKeyUpdate().executeTakeFirstOrThrow();
 }
 
 export async function countAlive(tx: Transaction<Database>, ownerId: string): Promise<number> {
@@ -178,8 +180,37 @@ export async function deleteEnded(tx: Transaction<Database>, ownerId: string, se
     .forUpdate()
     .executeTakeFirst();
   if (!session) return false;
+  await deleteRows(tx, sessionId);
+  return true;
+}
+
+async function deleteRows(tx: Transaction<Database>, sessionId: string): Promise<void> {
   for (const table of ["event", "pause", "command", "queued_prompt", "snapshot"] as const)
     await tx.deleteFrom(table).where("session_id", "=", sessionId).execute();
   await tx.deleteFrom("session").where("id", "=", sessionId).execute();
-  return true;
 }
+
+/** Removes a session that is to be erased, with everything of it, whatever its state. Nothing happens when it is gone, or not to be erased. */
+export async function deleteErased(db: Kysely<Database>, sessionId: string): Promise<void> {
+  const doomed = db.selectFrom("session").select("id").where("id", "=", sessionId).where("desired", "=", "erase");
+  // A log may be long: what took place of its removal need not be done again.
+  for (let deleted = eventsAtOnce; deleted === eventsAtOnce; ) {
+    const some = db.selectFrom("event").select("seq").where("session_id", "in", doomed).limit(eventsAtOnce);
+    const done = await db.deleteFrom("event").where("session_id", "=", sessionId).where("seq", "in", some).executeTakeFirst();
+    deleted = Number(done.numDeletedRows);
+  }
+  await db.transaction().execute(async (tx) => {
+    const locked = await tx
+      .selectFrom("session")
+      .select("id")
+      .where("id", "=", sessionId)
+      .where("desired", "=", "erase")
+      .forUpdate()
+      .execute();
+    if (locked.length === 0) return;
+    await tx.deleteFrom("rate_limit").where("kind", "=", "prompt").where("subject", "=", sessionId).execute();
+    await deleteRows(tx, sessionId);
+  });
+}
+
+const eventsAtOnce = 20_000;

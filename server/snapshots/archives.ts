@@ -22,8 +22,8 @@ export type Archives = {
   get(place: ArchivePlace, expected: BlobDigest): AsyncGenerator<Uint8Array>;
   /** Nothing happens when there is none. */
   remove(archive: string): Promise<void>;
-  /** The names of all that are kept. */
-  list(): AsyncGenerator<string>;
+  /** The names of all that are kept, or of those of one session. */
+  list(sessionId?: string): AsyncGenerator<string>;
 };
 
 const folder = "snapshots/";
@@ -53,8 +53,8 @@ export function createArchives(blobs: BlobStore, userVault: (userId: string) => 
       }
     },
     remove: (archive) => blobs.delete(folder + archive),
-    async *list() {
-      for await (const key of blobs.list(folder)) yield key.slice(folder.length);
+    async *list(sessionId) {
+      for await (const key of blobs.list(sessionId ? `${folder}${sessionId}/` : folder)) yield key.slice(folder.length);
     },
   };
   return archives;

@@ -67,6 +67,11 @@ async function serve() {
     },
     allowedDomains: settings.allowedDomains,
     onRegistered: users.forget,
+    shredUserKey: (tx, userId) => vault.shredUser(tx, userId),
+    onClosed: async ({ issuer, subject }, userId) => {
+      users.forget(issuer, subject);
+      vault.forget(userId);
+    },
   });
   const transport = createRouterTransport(
     (router) =>

@@ -63,6 +63,11 @@ export async function serveProfiles(database: TestDatabase, dataDirectory: strin
     },
     allowedDomains: [],
     onRegistered: users.forget,
+    shredUserKey: (tx, userId) => vault.shredUser(tx, userId),
+    onClosed: async ({ issuer, subject }, userId) => {
+      users.forget(issuer, subject);
+      vault.forget(userId);
+    },
   });
   const profiles = createProfileService({
     db,

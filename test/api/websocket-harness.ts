@@ -20,6 +20,7 @@ import {
   createAuthorizer,
   requireUser,
 } from "../../server/identity/authorize.ts";
+import { untilExpiry } from "../../server/identity/expiry.ts";
 import { createLocalVerifier, openLocalIssuer } from "../../server/identity/local-issuer.ts";
 import { createSocketTickets } from "../../server/identity/tickets/tickets.ts";
 import { createUserDirectory } from "../../server/identity/user-directory.ts";
@@ -208,6 +209,7 @@ export async function createHarness() {
         actions,
         limits,
         log,
+        whileAllowed: untilExpiry,
       });
       const sockets: Duplex[] = [];
       const http = createHttpServer({

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file carrel/v1/registration_service.proto.
  */
 export const file_carrel_v1_registration_service: GenFile = /*@__PURE__*/
-  fileDesc("CiRjYXJyZWwvdjEvcmVnaXN0cmF0aW9uX3NlcnZpY2UucHJvdG8SCWNhcnJlbC52MSIRCg9SZWdpc3RlclJlcXVlc3QiWQoQUmVnaXN0ZXJSZXNwb25zZRISCgpyZWdpc3RlcmVkGAEgASgIEjEKDXJlZ2lzdGVyZWRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wMoABChNSZWdpc3RyYXRpb25TZXJ2aWNlEmkKCFJlZ2lzdGVyEhouY2FycmVsLnYxLlJlZ2lzdGVyUmVxdWVzdBobLmNhcnJlbC52MS5SZWdpc3RlclJlc3BvbnNlIiSQAgKKtRgGCAEQAhgBgtPkkwIROgEqIgwvdjEvcmVnaXN0ZXJiBnByb3RvMw", [file_carrel_v1_options, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CiRjYXJyZWwvdjEvcmVnaXN0cmF0aW9uX3NlcnZpY2UucHJvdG8SCWNhcnJlbC52MSIRCg9SZWdpc3RlclJlcXVlc3QiWQoQUmVnaXN0ZXJSZXNwb25zZRISCgpyZWdpc3RlcmVkGAEgASgIEjEKDXJlZ2lzdGVyZWRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIhMKEURlcmVnaXN0ZXJSZXF1ZXN0IioKEkRlcmVnaXN0ZXJSZXNwb25zZRIUCgxkZXJlZ2lzdGVyZWQYASABKAgy7gEKE1JlZ2lzdHJhdGlvblNlcnZpY2USaQoIUmVnaXN0ZXISGi5jYXJyZWwudjEuUmVnaXN0ZXJSZXF1ZXN0GhsuY2FycmVsLnYxLlJlZ2lzdGVyUmVzcG9uc2UiJJACAoq1GAYIARACGAGC0+STAhE6ASoiDC92MS9yZWdpc3RlchJsCgpEZXJlZ2lzdGVyEhwuY2FycmVsLnYxLkRlcmVnaXN0ZXJSZXF1ZXN0Gh0uY2FycmVsLnYxLkRlcmVnaXN0ZXJSZXNwb25zZSIhkAICirUYBggBEAQYAYLT5JMCDioML3YxL3JlZ2lzdGVyYgZwcm90bzM", [file_carrel_v1_options, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * RegisterRequest is empty: who registers is what the token says.
@@ -60,7 +60,43 @@ export const RegisterResponseSchema: GenMessage<RegisterResponse> = /*@__PURE__*
   messageDesc(file_carrel_v1_registration_service, 1);
 
 /**
- * RegistrationService lets a signed-in person open an account here.
+ * DeregisterRequest is empty: who leaves is what the token says.
+ *
+ * @generated from message carrel.v1.DeregisterRequest
+ */
+export type DeregisterRequest = Message<"carrel.v1.DeregisterRequest"> & {
+};
+
+/**
+ * Describes the message carrel.v1.DeregisterRequest.
+ * Use `create(DeregisterRequestSchema)` to create a new message.
+ */
+export const DeregisterRequestSchema: GenMessage<DeregisterRequest> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_registration_service, 2);
+
+/**
+ * DeregisterResponse is the product's flat answer.
+ *
+ * @generated from message carrel.v1.DeregisterResponse
+ */
+export type DeregisterResponse = Message<"carrel.v1.DeregisterResponse"> & {
+  /**
+   * Always true.
+   *
+   * @generated from field: bool deregistered = 1;
+   */
+  deregistered: boolean;
+};
+
+/**
+ * Describes the message carrel.v1.DeregisterResponse.
+ * Use `create(DeregisterResponseSchema)` to create a new message.
+ */
+export const DeregisterResponseSchema: GenMessage<DeregisterResponse> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_registration_service, 3);
+
+/**
+ * RegistrationService lets a signed-in person open an account here, and close it.
  *
  * @generated from service carrel.v1.RegistrationService
  */
@@ -76,6 +112,21 @@ export const RegistrationService: GenService<{
     methodKind: "unary";
     input: typeof RegisterRequestSchema;
     output: typeof RegisterResponseSchema;
+  },
+  /**
+   * Deregister closes the caller's account for good. When it answers, the data
+   * key is destroyed, so that nothing sealed for the person opens any more, and
+   * every other call of theirs is refused with NOT_REGISTERED. Sessions, their
+   * files, profiles, memory and credentials are removed right after, through
+   * every restart. Safe to repeat, also for somebody who has no account.
+   * Registering again makes a new person with a new key.
+   *
+   * @generated from rpc carrel.v1.RegistrationService.Deregister
+   */
+  deregister: {
+    methodKind: "unary";
+    input: typeof DeregisterRequestSchema;
+    output: typeof DeregisterResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_carrel_v1_registration_service, 0);

@@ -2,7 +2,6 @@ import type { ConnectError } from "@connectrpc/connect";
 import type { WebSocket } from "ws";
 import { ErrorReason } from "../../../gen/carrel/v1/error_reason_pb.ts";
 import { refusal } from "../../errors.ts";
-import { untilExpiry } from "../../identity/expiry.ts";
 import type { User } from "../../identity/principal.ts";
 import type { JournalReader } from "../../journal/reader.ts";
 import type { FairShare } from "../../limits/fair-share.ts";
@@ -26,6 +25,8 @@ export type ConnectionDeps = {
   serverFrames: ServerFrames;
   limits: SocketLimits;
   log: Log;
+  /** Aborts with `signal`, or with the reason why this person may not stay connected any longer. */
+  whileAllowed(user: User, signal: AbortSignal): AbortSignal;
 };
 
 export type Connection = {
@@ -50,7 +51,7 @@ export function openConnection(socket: WebSocket, attachment: Attachment, deps: 
     if (isFault(error)) log.error({ err: cause }, "a socket failed");
     end(socket, session.id, error, outbox);
   };
-  const signal = untilExpiry(user, closed.signal);
+  const signal = deps.whileAllowed(user, closed.signal);
   signal.addEventListener("abort", () => finish(signal.reason), { once: true });
   const stopKeepAlive = keepAlive(socket, deps.limits, finish);
   socket.on("error", (error) => log.debug({ error: error.message }, "a socket was cut"));

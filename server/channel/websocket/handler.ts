@@ -25,6 +25,8 @@ export type SocketHandlerDeps = {
   redeemTicket(ticket: string, sessionId: string): Promise<User>;
   reader: JournalReader;
   actions: ChannelActions;
+  /** Aborts with `signal`, or with the reason why this person may not stay connected any longer. */
+  whileAllowed(user: User, signal: AbortSignal): AbortSignal;
   /** Shared with the calls of the other surfaces. */
   share: FairShare;
   /** Parts of the default limits to change. */

@@ -12,6 +12,7 @@ import * as sessionSettings from "./0004_session_settings.ts";
 import * as profileMemory from "./0005_profile_memory.ts";
 import * as channel from "./0006_channel.ts";
 import * as hibernation from "./0007_hibernation.ts";
+import * as deregistration from "./0008_deregistration.ts";
 import * as carriedAnswers from "./0009_carried_answers.ts";
 import * as increments from "./0010_increments.ts";
 
@@ -23,6 +24,7 @@ export const migrations: Record<string, Migration> = {
   "0005_profile_memory": profileMemory,
   "0006_channel": channel,
   "0007_hibernation": hibernation,
+  "0008_deregistration": deregistration,
   "0009_carried_answers": carriedAnswers,
   "0010_increments": increments,
 };

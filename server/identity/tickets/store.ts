@@ -1,4 +1,4 @@
-import { type Kysely, sql } from "kysely";
+import { type Kysely, type NotNull, sql } from "kysely";
 import type { Database } from "../../db/database.ts";
 
 export type SocketTicketTable = {
@@ -35,8 +35,10 @@ export async function takeTicket(db: Kysely<Database>, hash: Uint8Array) {
     .using("app_user")
     .where("hash", "=", hash)
     .whereRef("app_user.id", "=", "socket_ticket.user_id")
+    .where("app_user.deregistered_at", "is", null)
     .where("expires_at", ">", sql<Date>`clock_timestamp()`)
     .returning(["session_id", "user_id", "socket_ticket.email", "token_expires_at", "app_user.issuer", "app_user.subject"])
+    .$narrowType<{ issuer: NotNull; subject: NotNull }>()
     .executeTakeFirst();
 }
 

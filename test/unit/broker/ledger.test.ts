@@ -1,8 +1,9 @@
+import fc from "fast-check";
 import { expect, test } from "vitest";
 import { createLedger, type LedgerDeps } from "../../../server/broker/ledger.ts";
 import { createLiveSessions } from "../../../server/broker/live-sessions.ts";
 import type { PhantomSession } from "../../../server/broker/phantom.ts";
-import { readPriceTable } from "../../../server/broker/prices.ts";
+import { costMicros, readPriceTable } from "../../../server/broker/prices.ts";
 import { noUsage, type UsageTally } from "../../../server/journal/tables.ts";
 
 type Fate = "done" | "refused" | "lost before the commit" | "lost after the commit" | "broken";
@@ -69,3 +70,52 @@ test("an error that would come again is told, and the next booking goes on", asy
   await ledger.recordUsage(phantom, { model: "claude-sonnet-4-5", usage }, request);
   expect(row.usage.input_tokens).toBe(10);
 });
+
+function total<T>(all: readonly T[], count: (one: T) => number): number {
+  return all.reduce((sum, one) => sum + count(one), 0);
+}
+
+const prices = readPriceTable(undefined);
+const anyFates = fc.array(fc.constantFrom<Fate>("done", "refused", "lost before the commit", "lost after the commit", "broken"), {
+  maxLength: 8,
+});
+const anyCount = fc.integer({ min: 0, max: 200_000 });
+const anyUsage = fc.record({
+  input_tokens: anyCount,
+  output_tokens: anyCount,
+  cache_creation_input_tokens: anyCount,
+  cache_read_input_tokens: anyCount,
+});
+const anyBooking = fc.record({
+  usage: anyUsage,
+  model: fc.constantFrom("claude-opus-5", "claude-haiku-4-5", "of nobody"),
+  subAgent: fc.boolean(),
+});
+
+test("whatever the database does, the bill is the sum of the log and no booking is missing or doubled", async () => {
+  const cases = fc.sample(fc.tuple(anyFates, fc.array(anyBooking, { minLength: 1, maxLength: 6 })), 100);
+  await Promise.all(
+    cases.map(async ([fates, bookings]) => {
+      const { ledger, row, booked } = ledgerOver([...fates]);
+      await Promise.allSettled(
+        bookings.map(({ model, usage: spent, subAgent }) =>
+          ledger.recordUsage(phantom, { model, usage: spent }, { subAgent, counted: true }),
+        ),
+      );
+      const about = JSON.stringify({ fates, bookings });
+      const logged = (booked as { value: { usage: { inputTokens: number; outputTokens: number }; costUsd: number } }[]).map(
+        (event) => event.value,
+      );
+      expect(row.usage.input_tokens, about).toBe(total(logged, ({ usage: spent }) => spent.inputTokens));
+      expect(row.usage.output_tokens, about).toBe(total(logged, ({ usage: spent }) => spent.outputTokens));
+      expect(row.usage.cost_micros, about).toBe(total(logged, ({ costUsd }) => Math.round(costUsd * 1e6)));
+      expect(row.turn_usage, about).toEqual(row.usage);
+      expect(logged.length, about).toBeLessThanOrEqual(bookings.length);
+      // An error that comes again may hide a commit whose answer was lost before it.
+      if (fates.includes("broken")) return;
+      expect(logged.length, about).toBe(bookings.length);
+      expect(row.usage.cost_micros, about).toBe(total(bookings, ({ model, usage: spent }) => costMicros(prices, model, spent)));
+      expect(row.model_requests, about).toBe(bookings.filter(({ subAgent }) => !subAgent).length);
+    }),
+  );
+}, 20_000);

@@ -35,6 +35,23 @@ describe("secrets at a terminal", () => {
     expect(fake.state.apiKey).toBe("sk-ant-old");
   });
 
+  test("closing the account asks for what only its owner would type", async () => {
+    fake = await startFakeCarrel();
+    const { url } = fake;
+    const asked = (typed: string) => {
+      const leaving = start({ url, args: ["deregister"], isTerminal: true });
+      return leaving.until("Type deregister to go on: ").then(() => {
+        leaving.type(`${typed}\n`);
+        return leaving.exitCode;
+      });
+    };
+    expect(await asked("yes")).toBe(1);
+    expect(await asked("")).toBe(130);
+    expect(fake.state.isRegistered).toBe(true);
+    expect(await asked("deregister")).toBe(0);
+    expect(fake.state.isRegistered).toBe(false);
+  });
+
   test("a key is taken from the prompt, and a newcomer is registered", async () => {
     fake = await startFakeCarrel({ isRegistered: false });
     const setKey = start({ url: fake.url, args: ["auth", "claude", "set-key"], isTerminal: true });

@@ -86,6 +86,11 @@ export async function startFakeCarrel({ demo = false, hasKey = true, isRegistere
         state.isRegistered = true;
         return { registered: true };
       },
+      deregister(_request, context) {
+        signedIn(context);
+        state.isRegistered = false;
+        return { deregistered: true };
+      },
     });
     router.service(CredentialService, {
       setApiKey({ apiKey }, context) {

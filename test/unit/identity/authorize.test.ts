@@ -158,7 +158,7 @@ describe("the contract", () => {
       const work = authorize(method, new Headers({ authorization: "Bearer new" }), values);
       if ((await outcomeOf(work)) === "accepted") open.push(method.name);
     }
-    expect(open).toEqual(["Register"]);
+    expect(open).toEqual(["Register", "Deregister"]);
   });
 
   it("leaves handlers without authorization nothing to work with", () => {

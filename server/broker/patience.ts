@@ -1,0 +1,140 @@
+// How long a failing provider is asked again: the agent repeats what failed by itself, with a pause that grows. What gets
+// through to the provider is bounded here, where the agent has no say.
+
+/**
+ * What a person is told when it is no use to go on: a word, and what happened with what to do next. `refused` when the
+ * provider would not have it at all, however long one waits.
+ */
+export type Trouble = { subtype: string; message: string; refused: boolean };
+
+/** How a request came to nothing. `said` are the provider's own words. */
+export type Failure =
+  | { kind: "refused"; status: number; said: string; retryAfterMs: number }
+  | { kind: "silent"; afterMs: number; begun: boolean }
+  | { kind: "cut" }
+  | { kind: "unreachable" };
+
+/** Who asks: a session, and in it the agent or one of its sub-agents, each of which repeats for itself. */
+export type Asker = { sessionId: string; agent: string };
+
+export type Patience = {
+  /** Undefined lets a request through; else how long it has to wait, or why there will be no answer. */
+  hold(asker: Asker): { retryAfterMs: number } | Trouble | undefined;
+  /** Notes a failure. A trouble says that repeating is no use: nobody is to be let go on. */
+  failed(asker: Asker, failure: Failure): Trouble | undefined;
+  /** Notes an answer that came whole. */
+  answered(asker: Asker): void;
+};
+
+export type PatienceOptions = {
+  /** Failures in a row after which it is enough. Silence counts for half of them. */
+  tries: number;
+  now?(): number;
+};
+
+/** A provider that wants to be left alone for longer than this is not waited for in a turn. */
+const longestWaitMs = 60_000;
+/** A row of failures is over after this. */
+const forgottenMs = 600_000;
+const remembered = 10_000;
+
+type Row = { failures: number; at: number; last: string };
+
+export function createPatience({ tries, now = Date.now }: PatienceOptions): Patience {
+  const rows = new Map<string, Row>();
+  const busyUntil = new Map<string, number>();
+  const keyOf = ({ sessionId, agent }: Asker): string => `${sessionId}/${agent}`;
+  const rowOf = (asker: Asker): Row | undefined => {
+    const row = rows.get(keyOf(asker));
+    return row && now() - row.at < forgottenMs ? row : undefined;
+  };
+  const enough = (asker: Asker, row: Row): Trouble => {
+    // The next prompt begins anew.
+    rows.delete(keyOf(asker));
+    const times = row.failures === 1 ? "" : " again and again";
+    return {
+      subtype: "provider_failing",
+      refused: false,
+      message: `the model provider failed${times}, at last ${row.last}: send the prompt again in a while`,
+    };
+  };
+
+  return {
+    hold(asker) {
+      const waitMs = (busyUntil.get(asker.sessionId) ?? 0) - now();
+      if (waitMs > longestWaitMs) return busy(waitMs, now());
+      if (waitMs > 0) return { retryAfterMs: waitMs };
+      busyUntil.delete(asker.sessionId);
+      const row = rowOf(asker);
+      return row && row.failures >= tries ? enough(asker, row) : undefined;
+    },
+    failed(asker, failure) {
+      const final = finalTrouble(failure);
+      if (final) return final;
+      const retryAfterMs = failure.kind === "refused" ? failure.retryAfterMs : 0;
+      if (retryAfterMs > 0) keep(busyUntil, asker.sessionId, now() + retryAfterMs);
+      if (retryAfterMs > longestWaitMs) return busy(retryAfterMs, now());
+      const row = {
+        failures: (rowOf(asker)?.failures ?? 0) + (failure.kind === "silent" ? Math.ceil(tries / 2) : 1),
+        at: now(),
+        last: wordsOf(failure),
+      };
+      keep(rows, keyOf(asker), row);
+      // What has begun cannot be refused any more: then the next request is.
+      const begun = failure.kind === "cut" || (failure.kind === "silent" && failure.begun);
+      return row.failures >= tries && !begun ? enough(asker, row) : undefined;
+    },
+    answered(asker) {
+      rows.delete(keyOf(asker));
+    },
+  };
+}
+
+/** Whether an answer is one that another try may better. */
+export function isPassing(status: number): boolean {
+  return status === 408 || status === 409 || status === 429 || status >= 500;
+}
+
+/** What no other try will change. */
+function finalTrouble(failure: Failure): Trouble | undefined {
+  if (failure.kind !== "refused" || isPassing(failure.status)) return undefined;
+  if (failure.status === 401)
+    return {
+      subtype: "provider_refused_key",
+      refused: true,
+      // Without the provider's words: of some of them the agent makes its own.
+      message: "the model provider refused the stored key: store a new one with `carrel auth claude set-key`, then send the prompt again",
+    };
+  return {
+    subtype: "provider_refused",
+    refused: true,
+    message: `the model provider refused (${failure.said}): mend that with the provider, then send the prompt again`,
+  };
+}
+
+function busy(waitMs: number, now: number): Trouble {
+  const at = new Date(now + waitMs).toISOString().replace(/\.\d+Z$/, "Z");
+  const message = `the model provider wants to be left alone for ${Math.ceil(waitMs / 1000)} s: send the prompt again after ${at}`;
+  return { subtype: "provider_busy", refused: false, message };
+}
+
+function wordsOf(failure: Failure): string {
+  switch (failure.kind) {
+    case "refused":
+      return `with ${failure.status} (${failure.said})`;
+    case "silent":
+      return `by saying nothing for ${failure.afterMs / 1000} s`;
+    case "cut":
+      return "in the middle of an answer";
+    case "unreachable":
+      return "because it could not be reached";
+  }
+}
+
+/** The one that was noted first makes room. */
+function keep<Value>(map: Map<string, Value>, key: string, value: Value): void {
+  map.delete(key);
+  map.set(key, value);
+  const oldest = map.keys().next();
+  if (map.size > remembered && !oldest.done) map.delete(oldest.value);
+}

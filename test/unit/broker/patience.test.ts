@@ -1,0 +1,80 @@
+import { describe, expect, test } from "vitest";
+import { createPatience, type Failure } from "../../../server/broker/patience.ts";
+
+const main = { sessionId: "ses_1", agent: "" };
+const helper = { sessionId: "ses_1", agent: "a1" };
+const refused = (status: number, retryAfterMs = 0): Failure => ({ kind: "refused", status, said: "so it is", retryAfterMs });
+const cut: Failure = { kind: "cut" };
+
+function patienceAt(tries = 3) {
+  const clock = { now: 1_000_000 };
+  return { clock, patience: createPatience({ tries, now: () => clock.now }) };
+}
+
+describe("failures in a row", () => {
+  test("end at the last try, and the next prompt begins anew", () => {
+    const { patience } = patienceAt();
+    expect([1, 2].map(() => patience.failed(main, refused(529)))).toEqual([undefined, undefined]);
+    expect(patience.hold(main)).toBeUndefined();
+    expect(patience.failed(main, refused(529))).toMatchObject({ subtype: "provider_failing" });
+    expect(patience.hold(main)).toBeUndefined();
+    expect(patience.failed(main, refused(529))).toBeUndefined();
+  });
+
+  test("in the middle of answers end at the next request", () => {
+    const { patience } = patienceAt();
+    for (let times = 0; times < 3; times += 1) expect(patience.failed(main, cut)).toBeUndefined();
+    expect(patience.hold(main)).toMatchObject({ subtype: "provider_failing" });
+    expect(patience.hold(main)).toBeUndefined();
+  });
+
+  test("are over with an answer, or after ten minutes", () => {
+    const { patience, clock } = patienceAt();
+    for (const over of [() => patience.answered(main), () => (clock.now += 600_001)]) {
+      patience.failed(main, cut);
+      patience.failed(main, cut);
+      over();
+      patience.failed(main, cut);
+      expect(patience.hold(main)).toBeUndefined();
+      patience.answered(main);
+    }
+  });
+
+  test("of a sub-agent are its own", () => {
+    const { patience } = patienceAt(2);
+    patience.failed(helper, cut);
+    patience.failed(helper, cut);
+    expect(patience.hold(main)).toBeUndefined();
+    expect(patience.hold(helper)).toMatchObject({ subtype: "provider_failing" });
+  });
+
+  test("of silence count for half of them", () => {
+    const { patience } = patienceAt(8);
+    const silent: Failure = { kind: "silent", afterMs: 300_000, begun: false };
+    expect(patience.failed(main, silent)).toBeUndefined();
+    expect(patience.failed(main, silent)).toMatchObject({ message: expect.stringContaining("saying nothing for 300 s") });
+  });
+});
+
+describe("a provider that wants to be left alone", () => {
+  test("is, by everybody of the session and nobody else's", () => {
+    const { patience, clock } = patienceAt();
+    expect(patience.failed(main, refused(429, 5_000))).toBeUndefined();
+    expect(patience.hold(helper)).toEqual({ retryAfterMs: 5_000 });
+    expect(patience.hold({ sessionId: "ses_2", agent: "" })).toBeUndefined();
+    clock.now += 5_000;
+    expect(patience.hold(helper)).toBeUndefined();
+  });
+
+  test("for longer than a minute is not waited for", () => {
+    const { patience } = patienceAt();
+    expect(patience.failed(main, refused(429, 61_000))).toMatchObject({ subtype: "provider_busy" });
+    expect(patience.hold(main)).toMatchObject({ subtype: "provider_busy" });
+  });
+});
+
+test.each([401, 402, 403])("%i is final at the first try", (status) => {
+  const { patience } = patienceAt();
+  expect(patience.failed(main, refused(status))).toMatchObject({ refused: true });
+  expect(patience.hold(main)).toBeUndefined();
+});
