@@ -1,0 +1,172 @@
+// One trial: several lives at once while a nemesis is at work, then quiet, then everything ends and is judged.
+import { setTimeout as sleep } from "node:timers/promises";
+import { readSpool } from "../../../server/runners/spool.ts";
+import { placesOf } from "../../support/sandboxes.ts";
+import type { Evidence } from "../history/evidence.ts";
+import { strandedArchives } from "../history/files-invariants.ts";
+import { judge, type Violation } from "../history/invariants.ts";
+import type { FaultName } from "../nemesis/faults.ts";
+import { createMoments, type Struck, strike } from "../nemesis/nemesis.ts";
+import type { World } from "../world.ts";
+import { gatherArchives, gatherLeftovers, gatherProfiles, gatherSessions, gatherStuck } from "./gather.ts";
+import { begin, type Life } from "./life.ts";
+import { createRecorder, type Recorder } from "./recorder.ts";
+import { startSampler } from "./sampler.ts";
+
+export type TrialOptions = {
+  /** Made in turn. */
+  faults: readonly FaultName[];
+  times: number;
+  /** Sessions that live at once, without their forks. */
+  lives: number;
+};
+
+export type Trial = { struck: Struck; figures: Figures; violations: Violation[]; evidence: Evidence };
+
+export type Figures = {
+  sessions: number;
+  forks: number;
+  calls: number;
+  acknowledged: number;
+  unknown: number;
+  refused: number;
+  events: number;
+  snapshots: number;
+  /** Answers of the model that came through whole and are in no ledger: their control plane was killed before it could book them. */
+  unbilled: number;
+  /** Archives of processes that were killed; they go after a day. */
+  stranded: number;
+  convergedMs: number;
+  seconds: number;
+};
+
+export async function runTrial(world: World, { faults, times, lives }: TrialOptions): Promise<Trial> {
+  const started = performance.now();
+  const [recorder, moments] = [createRecorder(), createMoments()];
+  const struck: Struck = { faults: {}, moments: {}, states: {} };
+  const sampler = await startSampler(world);
+  let striking = true;
+  let number = 0;
+  const failures: unknown[] = [];
+  const living: Life[] = [];
+  const liveOn = async (): Promise<void> => {
+    while (striking) {
+      const life = await begin({ world, recorder, moments, name: `life${(number += 1)}` });
+      living.push(life);
+      const enough = () => !striking || moments.wanted === "create" || moments.wanted === "terminate";
+      for (let acts = 4 + world.random.below(10); acts > 0 && !(acts < 8 && enough()); acts -= 1) await life.act();
+      if (!striking) return;
+      // Some are ended in the middle of their work.
+      if (world.random.chance(0.6)) await life.settle();
+      await life.end();
+      living.splice(living.indexOf(life), 1);
+    }
+  };
+  const people = Promise.all(Array.from({ length: lives }, () => liveOn().catch((error: unknown) => void failures.push(error))));
+  await strike(world, moments, faults, times, struck);
+  striking = false;
+  const quietSince = performance.now();
+  sampler.calm();
+  await people;
+  const settled = await Promise.allSettled(living.map((life) => life.settle()));
+  const converged = performance.now() - quietSince;
+  const waits = { converged, spools: await untilSpooled(world), readers: await untilShown(world, living), drain: 0 };
+  const ended = await Promise.allSettled(living.map((life) => life.end()));
+  const stopped = await Promise.allSettled(living.map((life) => life.close()));
+  for (const outcome of [...settled, ...ended, ...stopped]) if (outcome.status === "rejected") failures.push(outcome.reason);
+  const evidence = await gather(world, recorder, sampler, waits, failures);
+  return { struck, figures: figuresOf(evidence, started), violations: judge(evidence), evidence };
+}
+
+async function gather(
+  world: World,
+  recorder: Recorder,
+  sampler: Awaited<ReturnType<typeof startSampler>>,
+  waits: Evidence["waits"],
+  failures: readonly unknown[],
+): Promise<Evidence> {
+  const leftovers = await gatherLeftovers(world);
+  await sampler.stop();
+  const stuck = [
+    ...(await gatherStuck(world)),
+    ...failures.map((error) => (error instanceof Error ? error.message : String(error)).slice(0, 600)),
+    ...recorder.internal,
+  ];
+  const sessions = await gatherSessions(world);
+  const stopping = performance.now();
+  await world.keeper.restart("SIGTERM");
+  const drain = performance.now() - stopping;
+  return {
+    calls: recorder.calls,
+    readers: recorder.readers,
+    sessions,
+    samples: sampler.samples,
+    reported: [],
+    zombies: [],
+    looks: recorder.looks,
+    forks: recorder.forks,
+    archives: gatherArchives(world),
+    provider: world.provider,
+    profiles: await gatherProfiles(world),
+    limits: world.limits,
+    leftovers,
+    waits: { ...waits, drain },
+    stuck,
+  };
+}
+
+/** Milliseconds until no runner has anything left that the server has not acknowledged. */
+async function untilSpooled(world: World): Promise<number> {
+  const started = performance.now();
+  while (performance.now() - started < 31_000) {
+    if (!(await somethingSpooled(world))) break;
+    await sleep(50);
+  }
+  return performance.now() - started;
+}
+
+async function somethingSpooled({ installation }: World): Promise<boolean> {
+  const rows = await installation.database.db
+    .selectFrom("session")
+    .select(["box", "epoch", "last_runner_seq"])
+    .where("state", "=", "running")
+    .execute();
+  for (const { box, epoch, last_runner_seq } of rows) {
+    for await (const { firstRunnerSeq, events } of readSpool(`${placesOf(installation).run}/${box}/spool/events`, epoch)) {
+      if (firstRunnerSeq + events.length - 1 > last_runner_seq) return true;
+    }
+  }
+  return false;
+}
+
+/** Milliseconds until every watcher was shown all there is. */
+async function untilShown({ installation }: World, living: readonly Life[]): Promise<number> {
+  const started = performance.now();
+  const all = living.flatMap((life) => [life, ...life.forks]);
+  while (performance.now() - started < 6_000) {
+    const rows = await installation.database.db.selectFrom("session").select(["id", "last_seq"]).execute();
+    if (all.every(({ sessionId, watcher }) => watcher.events.length >= (rows.find(({ id }) => id === sessionId)?.last_seq ?? 0))) break;
+    await sleep(20);
+  }
+  return performance.now() - started;
+}
+
+function figuresOf(evidence: Evidence, started: number): Figures {
+  const outcomes = (outcome: Evidence["calls"][number]["outcome"]) => evidence.calls.filter((call) => call.outcome === outcome).length;
+  const events = evidence.sessions.flatMap((one) => one.events);
+  const billed = events.filter(({ payload }) => payload?.kind.case === "usageDelta").length;
+  return {
+    sessions: evidence.sessions.length,
+    forks: evidence.sessions.filter(({ session }) => session.forked_from !== null).length,
+    calls: evidence.calls.length,
+    acknowledged: outcomes("acknowledged"),
+    unknown: outcomes("unknown"),
+    refused: outcomes("failed"),
+    events: events.length,
+    snapshots: evidence.sessions.reduce((sum, { snapshots }) => sum + (snapshots.at(-1)?.generation ?? 0), 0),
+    unbilled: Math.max(0, evidence.provider.whole - billed),
+    stranded: strandedArchives(evidence).length,
+    convergedMs: Math.round(evidence.waits.converged),
+    seconds: Math.round((performance.now() - started) / 1000),
+  };
+}
