@@ -14,7 +14,7 @@ import { isOccupied, wake } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
 import { deleteSnapshotsBefore, digestOf, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
 import { failRestore, finishRestore, keepAwake, nextGeneration, putAway } from "./hibernation.ts";
-import { type Lease, requireLease, underLease } from "./leases.ts";
+import { holding, type Lease, requireLease, underLease } from "./leases.ts";
 
 export type SnapshotCallsDeps = {
   db: Kysely<Database>;
@@ -41,8 +41,9 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
       if (first.done) throw refusal(ErrorReason.INVALID_ARGUMENT, "a snapshot has at least one piece");
       const lease = requireLease(context, first.value);
       const { generation } = first.value;
-      const session = await findSession(deps.db, lease.sessionId);
-      if (!session || !isAskedFor(session, generation)) return { committed: false };
+      // Also because a runner of the past must not get in the way of the one that was asked.
+      const session = holding(lease, await findSession(deps.db, lease.sessionId));
+      if (!isAskedFor(session, generation)) return { committed: false };
       const place = { ownerId: session.owner_id, sessionId: session.id, generation, archive: `${session.id}/${newId("arc")}` };
       using turn = latest.take(session.id);
       const stored = await deps.archives.put(place, piecesOf(first.value, pieces, deps.maxBytes, turn.isOver));
@@ -58,9 +59,9 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
     },
     async *getSnapshot(request, context) {
       const lease = requireLease(context, request);
-      const session = await findSession(deps.db, lease.sessionId);
+      const session = holding(lease, await findSession(deps.db, lease.sessionId));
       const snapshot = await findSnapshot(deps.db, lease.sessionId, request.generation);
-      if (!session || !snapshot) throw refusal(ErrorReason.NOT_FOUND, "there is no such snapshot");
+      if (!snapshot) throw refusal(ErrorReason.NOT_FOUND, "there is no such snapshot");
       const { owner_id: ownerId, id: sessionId } = session;
       const { generation, archive } = snapshot;
       for await (const data of deps.archives.get({ ownerId, sessionId, generation, archive }, digestOf(snapshot))) {
