@@ -1,4 +1,5 @@
 // The scenarios of the long form that break processes and networks under a workload.
+import { noClocks } from "./nemesis/clock.ts";
 import type { FaultName } from "./nemesis/faults.ts";
 import { createRandom } from "./random.ts";
 import { runTrial, type Trial } from "./workload/trial.ts";
@@ -11,6 +12,8 @@ export type Scenario = {
   /** How many faults in the long form. */
   times: number;
   postgres: WorldOptions["postgres"];
+  /** Why it cannot be played on this machine. */
+  unavailable?: () => string | undefined;
 };
 
 export const scenarios: readonly Scenario[] = [
@@ -46,6 +49,14 @@ export const scenarios: readonly Scenario[] = [
     ],
     times: 72,
     postgres: "proxied",
+  },
+  {
+    name: "clock",
+    what: "control planes whose clocks are off by up to an hour, killed and replaced",
+    faults: ["turn_clock"],
+    times: 12,
+    postgres: "proxied",
+    unavailable: noClocks,
   },
   {
     name: "mixed",

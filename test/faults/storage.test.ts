@@ -8,7 +8,7 @@ import { createPlan, faulty, faultyClientOf, storageFaults } from "./storage/fau
 import { createStage, openBlobs, type Stage, tell } from "./storage/story.ts";
 
 /** Of the statements, each so many-th is made to fail; the long form takes all. */
-const stride = Number(process.env["CARREL_TEST_STORAGE_STRIDE"] ?? 8);
+const stride = Number(process.env["CARREL_TEST_STORAGE_STRIDE"] ?? 12);
 
 let database: TestDatabase;
 let directory: string;

@@ -4,10 +4,11 @@ import { join } from "node:path";
 import { connectDatabase } from "../../server/db/connect.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "../../server/db/embedded.ts";
 import { findPostmaster } from "../../server/db/embedded-process.ts";
-import { createInstallation, type Installation } from "../support/carrel.ts";
+import { readLocalIssuer } from "../../server/identity/local-issuer.ts";
+import { createInstallation, type Installation, plantedKey } from "../support/carrel.ts";
 import { type CuttingProxy, startCuttingProxy } from "../support/cutting-proxy.ts";
 import { type Keeper, keepServer } from "../support/keeper.ts";
-import { type Person, signUp } from "../support/person.ts";
+import { clientsWith, type Person } from "../support/person.ts";
 import type { TestDatabase } from "../support/postgres.ts";
 import { silentLog } from "../support/postgres-server.ts";
 import { repeated } from "../support/repeated.ts";
@@ -24,6 +25,8 @@ export type World = {
   /** Answers of the model, as it counted them. */
   provider: { whole: number; begun: number };
   limits: { concurrentSessions: number; profiles: number };
+  /** What the next process of the server is given besides the installation's; its sandboxes are not. */
+  processEnvironment: Record<string, string>;
   /** The process of Postgres, while there is one. */
   postmaster(): number | undefined;
   /** Between clients and the server, and between the server and Postgres. */
@@ -38,8 +41,6 @@ export type WorldOptions = {
   /** `embedded` is the server's own, which it starts again by itself; `proxied` is reached over TCP through a proxy. */
   postgres: "embedded" | "proxied";
   environment?: Record<string, string>;
-  /** Of the server's process alone: what its sandboxes do not get. */
-  processEnvironment?: Record<string, string>;
 };
 
 /** A Postgres that is not the server's own. */
@@ -47,7 +48,7 @@ type Apart = { directory: string; dataDirectory: string; postgres?: EmbeddedPost
 
 const concurrentSessions = 12;
 
-export async function createWorld({ random, postgres, environment = {}, processEnvironment = {} }: WorldOptions): Promise<World> {
+export async function createWorld({ random, postgres, environment = {} }: WorldOptions): Promise<World> {
   const provider = { whole: 0, begun: 0 };
   // Of its own, because it outlives the rest of the installation by a moment.
   const apart = { directory: makeTemporaryDirectory("pg"), dataDirectory: "" } as Apart;
@@ -80,9 +81,10 @@ export async function createWorld({ random, postgres, environment = {}, processE
     },
   );
   installation.environment["DATABASE_URL"] = apart.proxy ? `postgres://carrel@127.0.0.1:${apart.proxy.port}/carrel` : "";
+  const processEnvironment: Record<string, string> = { NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"] ?? "" };
   const keeper = await keepServer(installation, processEnvironment);
   const clients = await startCuttingProxy(Number(new URL(keeper.url).port));
-  const person = await signUp(installation, `http://127.0.0.1:${clients.port}`, "faults@example.com");
+  const person = await signUpForLong(installation, `http://127.0.0.1:${clients.port}`);
   return {
     installation,
     keeper,
@@ -90,6 +92,7 @@ export async function createWorld({ random, postgres, environment = {}, processE
     random,
     provider,
     limits: { concurrentSessions, profiles: 10 },
+    processEnvironment,
     postmaster: () => findPostmaster(apart.dataDirectory)?.pid,
     proxies: { clients, database: apart.proxy },
     async revivePostgres() {
@@ -107,6 +110,17 @@ export async function createWorld({ random, postgres, environment = {}, processE
       removeDirectory(apart.directory);
     },
   };
+}
+
+const hourMs = 3_600_000;
+
+/** With a token that is good for servers whose clocks are hours wrong. */
+async function signUpForLong(installation: Installation, url: string): Promise<Person> {
+  const issuer = await readLocalIssuer(placesOf(installation).data, () => Date.now() - 3 * hourMs);
+  const person = clientsWith(url, await issuer.issueToken({ email: "faults@example.com", ttlMs: 12 * hourMs, operator: false }));
+  await person.registration.register({});
+  await person.credentials.setApiKey({ apiKey: plantedKey });
+  return person;
 }
 
 function openDatabase(socketDirectory: string): TestDatabase {

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { repeated } from "../../support/repeated.ts";
 import { processesOf, processOf, signalFamily } from "../../support/sandboxes.ts";
 import type { World } from "../world.ts";
+import { clockOf } from "./clock.ts";
 
 export type FaultName = keyof typeof faults;
 
@@ -43,6 +44,11 @@ export const faults = {
     if (pid !== undefined) signal(pid, "SIGINT");
     await sleep(100);
     await world.revivePostgres();
+  },
+  /** The next process believes another hour. */
+  turn_clock: async (world) => {
+    Object.assign(world.processEnvironment, clockOf(world.random.pick(["+1h", "-1h", "+17m", "-40s"])));
+    await world.keeper.restart("SIGKILL");
   },
   cut_clients: async ({ proxies }) => void proxies.clients.cut(),
   cut_database: async ({ proxies }) => void proxies.database?.cut(),
