@@ -65,8 +65,16 @@ export async function unpack(source: AsyncIterable<Uint8Array>, { directories }:
   await tar.succeeded;
 }
 
+/**
+ * Resolves when all that was written to the directories is where it is kept. A disk may have promised more than it holds, as
+ * sparse files do: then writing succeeds, and only this fails.
+ */
+export async function written({ directories }: Pick<Roots, "directories">): Promise<void> {
+  await runTool("sync", ["--file-system", ...directories]).succeeded;
+}
+
 /** Tar may leave as soon as it has seen the end of the archive; the source is read to its own end all the same, because it is verified there. */
-async function feed(tar: Tar, source: AsyncIterable<Uint8Array>): Promise<void> {
+async function feed(tar: Tool, source: AsyncIterable<Uint8Array>): Promise<void> {
   const input = tar.process.stdin!;
   let open = true;
   const close = (): void => {
@@ -88,21 +96,25 @@ function fromRoot(path: string): string {
   return relative("/", path);
 }
 
-type Tar = {
+type Tool = {
   process: ChildProcess;
   /** Rejects with what it said when it ended otherwise. */
   succeeded: Promise<void>;
 };
 
-function runTar(args: readonly string[]): Tar {
-  const child = spawn("tar", ["--directory=/", ...args], { stdio: ["pipe", "pipe", "pipe"] });
+function runTar(args: readonly string[]): Tool {
+  return runTool("tar", ["--directory=/", ...args]);
+}
+
+function runTool(name: string, args: readonly string[]): Tool {
+  const child = spawn(name, args, { stdio: ["pipe", "pipe", "pipe"] });
   let said = "";
   child.stderr!.on("data", (chunk: Buffer) => {
     said = (said + chunk.toString()).slice(-errorKept);
   });
-  // Rejects also when there is no tar to be run.
+  // Rejects also when there is no such program.
   const succeeded = once(child, "close").then(([code, killed]) => {
-    if (code !== 0) throw new Error(`tar ended with ${code ?? killed}: ${said.trim()}`);
+    if (code !== 0) throw new Error(`${name} ended with ${code ?? killed}: ${said.trim()}`);
   });
   // Awaited only after its output was read; until then its failure is nobody's yet.
   succeeded.catch(() => undefined);

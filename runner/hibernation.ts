@@ -1,6 +1,6 @@
 // Leaving with everything put away, and coming back to it.
 import { join } from "node:path";
-import { pack, type Roots, unpack } from "./archive.ts";
+import { pack, type Roots, unpack, written } from "./archive.ts";
 import { type Channel, Fenced } from "./channel.ts";
 import type { Driver } from "./driver.ts";
 import type { Memory } from "./memory.ts";
@@ -26,6 +26,8 @@ export async function putAway(
     channel.append([{ case: "system", value: { subtype: "background_processes_stopped", message, details: { processes: stopped } } }]);
   }
   await memory?.sync();
+  // What the disk has lost already must not take the place of what is kept.
+  await written(roots);
   await channel.flushed();
   return channel.snapshots.put(generation, () => pack(roots, signal), signal);
 }
@@ -36,8 +38,18 @@ export async function bringBack(channel: Channel, driver: Driver, roots: Roots, 
   try {
     await channel.snapshots.get(generation, (pieces) => unpack(pieces, roots));
   } catch (error) {
-    if (error instanceof Fenced) throw error;
-    await channel.snapshots.reportRestore(error instanceof Error ? error.message : String(error));
-    throw error;
+    return stayAway(channel, error);
   }
+}
+
+/** Says that everything is back once the disk has it, which is waited for while the agent starts. */
+export async function confirmBack(channel: Channel, onDisk: Promise<void>): Promise<void> {
+  await onDisk.catch((error: unknown) => stayAway(channel, error));
+  await channel.snapshots.reportRestore("");
+}
+
+async function stayAway(channel: Channel, error: unknown): Promise<never> {
+  if (error instanceof Fenced) throw error;
+  await channel.snapshots.reportRestore(error instanceof Error ? error.message : String(error));
+  throw error;
 }

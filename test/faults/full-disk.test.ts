@@ -145,7 +145,7 @@ test("a workspace that is full is put away and comes back as it was", async ({ s
   if (!disks) skip(noSmallDisks);
   if (app.sandboxGaps.includes("disk space")) skip(app.sandboxGaps);
   const sessionId = await open();
-  const sum = await bash(sessionId, "head -c 100M /dev/zero > all 2> /dev/null; echo more > more; stat -c %s all | tee /tmp/size");
+  const sum = await bash(sessionId, "{ head -c 100M /dev/zero > all; echo more > more; } 2> /dev/null; stat -c %s all");
   await putAway(sessionId);
   expect(await bash(sessionId, "stat -c %s all")).toBe(sum);
   expect(await bash(sessionId, "rm all; echo room > more && cat more")).toContain("room");

@@ -1,6 +1,8 @@
 /** Every call of every storage, made to fail before, to fail after it was done, and to hang: whoever repeats it in the end has what one call would have given. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { BlobStore } from "../../server/blobs/store.ts";
 import { connectDatabase, type DatabaseConnection, poolConfig } from "../../server/db/connect.ts";
+import { createArchives } from "../../server/snapshots/archives.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
 import { silentLog } from "../support/postgres-server.ts";
 import { makeTemporaryDirectory, removeDirectory } from "../support/temporary.ts";
@@ -27,6 +29,10 @@ afterAll(async () => {
 const statements = createPlan();
 const blobCalls = createPlan();
 
+async function* zeros(bytes: number): AsyncGenerator<Uint8Array> {
+  yield new Uint8Array(bytes);
+}
+
 async function stage(): Promise<Stage> {
   const connection = { ...poolConfig(database.connection), Client: faultyClientOf(statements) };
   const faultyDatabase = connectDatabase({ connection, poolSize: 4, log: silentLog() });
@@ -40,6 +46,19 @@ test("without a fault nothing is wrong", async () => {
 });
 
 describe("the object store", () => {
+  test("a snapshot that it did not keep as it was given is not counted on, and nothing of it stays", async () => {
+    const { core } = await stage();
+    const blobs = await openBlobs(directory);
+    const place = { ownerId: core.ownerId, sessionId: "ses_x", generation: 1, archive: "ses_x/arc_x" };
+    // It says that all is well, and has lost the end.
+    const forgetful: BlobStore = {
+      ...blobs,
+      put: (key, content) => blobs.put(key, content).then((digest) => blobs.put(key, zeros(7)).then(() => digest)),
+    };
+    await expect(createArchives(forgetful, core.userVault).put(place, zeros(300_000))).rejects.toThrow();
+    expect(await blobs.stat("snapshots/ses_x/arc_x")).toBeUndefined();
+  });
+
   test.each(storageFaults)("each of its methods, at each call: %s", async (how) => {
     const scene = await stage();
     blobCalls.arm();

@@ -135,7 +135,8 @@ function fail(message: string): never {
   throw new Error(message);
 }
 
-function databaseUrl(address: DatabaseAddress): string {
+/** As a URL, which a server can be given. */
+export function databaseUrl(address: DatabaseAddress): string {
   if (typeof address === "string") return address;
   const url = new URL("postgres://localhost");
   url.username = address.user ?? "";

@@ -24,6 +24,7 @@ import { createJournalCore, type JournalCore, type Runner, said } from "../../su
 import type { TestDatabase } from "../../support/postgres.ts";
 import { type Evidence, nothingHappened } from "../history/evidence.ts";
 import { judge, type Violation } from "../history/invariants.ts";
+import { follow } from "./follower.ts";
 
 type Stores = { db: TestDatabase["db"]; blobs: BlobStore };
 
@@ -88,6 +89,7 @@ export async function tell({ core, db, sure, blobs }: Stage): Promise<Violation[
   };
   const snapshots = (runner: Runner) => createSnapshotCalls(runner.client as never, { sessionId, epoch: runner.epoch }, persistently);
 
+  const reader = follow(core, sessionId);
   await prompt("p1");
   const first = await attach();
   await report(first, 1, [said("one"), said("two")]);
@@ -131,9 +133,16 @@ export async function tell({ core, db, sure, blobs }: Stage): Promise<Violation[
     ),
   );
 
+  await reader.until((await row()).last_seq);
   const left = await sweep({ core, db, blobs }, sessionId, generation);
 
-  const problems = judge(await gather({ core, ...sure }, sessionId, calls, reported));
+  const problems = judge(
+    await gather({ core, ...sure }, sessionId, {
+      calls,
+      reported,
+      readers: [{ sessionId, name: "a reader", afterSeq: 0, events: reader.events }],
+    }),
+  );
   const seqs = new Set(answered.map(({ seq }) => seq));
   const also = [
     ...left,
@@ -183,8 +192,7 @@ function stepDeps(core: JournalCore): StepDeps {
 async function gather(
   { core, db, blobs }: Stores & Pick<Stage, "core">,
   sessionId: string,
-  calls: Evidence["calls"],
-  reported: Evidence["reported"],
+  seen: Pick<Evidence, "calls" | "reported" | "readers">,
 ): Promise<Evidence> {
   const session = await db.selectFrom("session").selectAll().where("id", "=", sessionId).executeTakeFirstOrThrow();
   const rows = await db.selectFrom("event").selectAll().where("session_id", "=", sessionId).orderBy("seq").execute();
@@ -211,9 +219,7 @@ async function gather(
         snapshots: kept.map((snapshot) => ({ ...snapshot, ...digestOf(snapshot) })),
       },
     ],
-    calls,
-    reported,
+    ...seen,
     archives,
-    readers: [{ sessionId, name: "the log", afterSeq: 0, events }],
   };
 }

@@ -84,12 +84,14 @@ function live(deps: LifeDeps, sessionId: string): Life {
     const seq = await prompt("[[slow 12 tokens 15ms]]", id);
     if (seq !== undefined) prompts.push({ seq, marks: false });
   };
-  const wish = async (method: "HibernateSession" | "ResumeSession"): Promise<void> => {
+  /** Undefined when it was refused. */
+  const wish = async (method: "HibernateSession" | "ResumeSession"): Promise<true | undefined> => {
     const hibernates = method === "HibernateSession";
     moments.begun(hibernates ? "hibernate" : "resume");
-    await recorder.careful({ method, sessionId, requestId: "", content: "" }, async () => {
+    return recorder.careful({ method, sessionId, requestId: "", content: "" }, async () => {
       if (hibernates) await person.sessions.hibernateSession({ sessionId });
       else await person.sessions.resumeSession({ sessionId });
+      return true as const;
     });
   };
   const untilDormant = async (patienceMs: number): Promise<boolean> => {
@@ -123,8 +125,8 @@ function live(deps: LifeDeps, sessionId: string): Life {
   const actions: readonly [number, () => Promise<void>][] = [
     [5, mark],
     [2, talk],
-    [4, () => wish("HibernateSession")],
-    [2, () => wish("ResumeSession")],
+    [4, async () => void (await wish("HibernateSession"))],
+    [2, async () => void (await wish("ResumeSession"))],
     [2, fork],
     [2, () => sleep(random.below(500))],
     [3, turnsOver],
@@ -133,11 +135,10 @@ function live(deps: LifeDeps, sessionId: string): Life {
   const wanted: Partial<Record<Operation, () => Promise<void>>> = {
     prompt: mark,
     answer: mark,
-    hibernate: () => wish("HibernateSession"),
-    resume: () => wish("ResumeSession"),
+    hibernate: async () => void (await wish("HibernateSession")),
+    resume: async () => void (await wish("ResumeSession")),
     async fork() {
-      await wish("HibernateSession");
-      await fork();
+      if (await wish("HibernateSession")) await fork();
     },
   };
   return {
@@ -162,10 +163,7 @@ function live(deps: LifeDeps, sessionId: string): Life {
     async end() {
       for (const one of forks) await one.end();
       // Some end asleep.
-      if (random.chance(0.3)) {
-        await wish("HibernateSession");
-        await untilDormant(30_000);
-      }
+      if (random.chance(0.3) && (await wish("HibernateSession"))) await untilDormant(3_000);
       moments.begun("terminate");
       await recorder.careful({ method: "TerminateSession", sessionId, requestId: "", content: "" }, () =>
         person.sessions.terminateSession({ sessionId }),

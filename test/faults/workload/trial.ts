@@ -1,10 +1,12 @@
 // One trial: several lives at once while a nemesis is at work, then quiet, then everything ends and is judged.
 import { setTimeout as sleep } from "node:timers/promises";
+import { sql } from "kysely";
 import { readSpool } from "../../../server/runners/spool.ts";
 import { placesOf } from "../../support/sandboxes.ts";
 import type { Evidence } from "../history/evidence.ts";
 import { strandedArchives } from "../history/files-invariants.ts";
 import { judge, type Violation } from "../history/invariants.ts";
+import { longest } from "../history/life-invariants.ts";
 import type { FaultName } from "../nemesis/faults.ts";
 import { createMoments, type Struck, strike } from "../nemesis/nemesis.ts";
 import type { World } from "../world.ts";
@@ -67,10 +69,10 @@ export async function runTrial(world: World, { faults, times, lives }: TrialOpti
   striking = false;
   const quietSince = performance.now();
   sampler.calm();
+  const resting = untilAtRest(world, quietSince);
   await people;
   const settled = await Promise.allSettled(living.map((life) => life.settle()));
-  const converged = performance.now() - quietSince;
-  const waits = { converged, spools: await untilSpooled(world), readers: await untilShown(world, living), drain: 0 };
+  const waits = { converged: await resting, spools: await untilSpooled(world), readers: await untilShown(world, living), drain: 0 };
   const ended = await Promise.allSettled(living.map((life) => life.end()));
   const stopped = await Promise.allSettled(living.map((life) => life.close()));
   for (const outcome of [...settled, ...ended, ...stopped]) if (outcome.status === "rejected") failures.push(outcome.reason);
@@ -113,6 +115,19 @@ async function gather(
     waits: { ...waits, drain },
     stuck,
   };
+}
+
+/** Milliseconds from then until every session was where it is wanted, with nothing to do but what waits for a person. */
+async function untilAtRest({ installation }: World, since: number): Promise<number> {
+  const { db } = installation.database;
+  while (performance.now() - since < longest.converged + 5_000) {
+    const { rows } = await sql<{ id: string }>`select id from session where state <> 'ended' and not (
+        (pending_count > 0 and state = 'running') or (turn = 0 and queued_prompts = 0 and (
+          (state = 'running' and desired = 'run') or (state = 'dormant' and desired = 'hibernate' and box is null))))`.execute(db);
+    if (rows.length === 0) break;
+    await sleep(100);
+  }
+  return performance.now() - since;
 }
 
 /** Milliseconds until no runner has anything left that the server has not acknowledged. */
