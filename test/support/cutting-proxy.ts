@@ -47,7 +47,8 @@ export async function startCuttingProxy(target: number | NetConnectOpts): Promis
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const cut = (): boolean => {
     const found = sockets.size > 0;
-    for (const socket of sockets) socket.resetAndDestroy();
+    // Only TCP knows a reset; another kind of socket goes with its other half.
+    for (const socket of sockets) if (socket.remoteAddress !== undefined) socket.resetAndDestroy();
     return found;
   };
   return {

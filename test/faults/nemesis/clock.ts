@@ -16,7 +16,7 @@ export function noClocks(): string | undefined {
 /** The program knows where its library is and tells those whom it starts. */
 function findLibrary(): string | undefined {
   try {
-    return /^LD_PRELOAD=(\S+)$/m.exec(execFileSync("faketime", ["+1h", "env"], { encoding: "utf8" }))?.[1];
+    return /^LD_PRELOAD=(\S+)$/m.exec(execFileSync("faketime", ["-f", "+1h", "env"], { encoding: "utf8" }))?.[1];
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;

@@ -59,7 +59,7 @@ const mostAfterMs = 700;
 export async function strike(world: World, moments: Moments, names: readonly FaultName[], times: number, struck: Struck): Promise<void> {
   const { random } = world;
   for (let count = 0; count < times; count += 1) {
-    const operation = await moments.next(operations[count % operations.length]!, 1_200);
+    const operation = await moments.next(operations[count % operations.length]!, 2_000);
     // Often at once, sometimes long after: what follows the answer is where most happens.
     await sleep(random.below(1) ** 2 * mostAfterMs);
     const name = names[count % names.length]!;

@@ -103,7 +103,7 @@ function live(deps: LifeDeps, sessionId: string): Life {
     return false;
   };
   const fork = async (): Promise<void> => {
-    if (forks.length > 0 || (lastKind(watcher) !== "sessionEnd" && !(await untilDormant(3_000)))) return;
+    if (forks.length > 0 || (lastKind(watcher) !== "sessionEnd" && !(await untilDormant(8_000)))) return;
     const requestId = `fork-${name}-${(count += 1)}`;
     const untouched = await digestOf(world, sessionId);
     moments.begun("fork");
@@ -135,9 +135,13 @@ function live(deps: LifeDeps, sessionId: string): Life {
   const wanted: Partial<Record<Operation, () => Promise<void>>> = {
     prompt: mark,
     answer: mark,
-    hibernate: async () => void (await wish("HibernateSession")),
+    async hibernate() {
+      if (random.chance(0.6)) await turnsOver();
+      await wish("HibernateSession");
+    },
     resume: async () => void (await wish("ResumeSession")),
     async fork() {
+      await turnsOver();
       if (await wish("HibernateSession")) await fork();
     },
   };
