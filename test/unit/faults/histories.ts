@@ -1,6 +1,6 @@
 // A history in which nothing is wrong, and what it takes to write one down.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import { type Event, type EventPayloadSchema, EventSchema } from "../../../gen/carrel/v1/event_pb.ts";
+import { type EventPayloadSchema, EventSchema } from "../../../gen/carrel/v1/event_pb.ts";
 import { SessionDetail } from "../../../gen/carrel/v1/session_pb.ts";
 import { chainLink, emptyChain } from "../../../server/journal/seal.ts";
 import { noUsage } from "../../../server/journal/tables.ts";
@@ -107,8 +107,4 @@ export function sampleOf(
 ): Sample {
   const first = evidence.samples[0]!;
   return { ...first, ...sample, sessions: first.sessions.map((session) => ({ ...session, ...changes })) };
-}
-
-export function withEvents(session: SessionEvidence, change: (events: Event[]) => Event[]): SessionEvidence {
-  return { ...session, events: change(structuredClone(session.events) as Event[]) };
 }
