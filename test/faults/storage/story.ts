@@ -11,8 +11,9 @@ import type { BlobStore } from "../../../server/blobs/store.ts";
 import { createChannelActions } from "../../../server/channel/actions.ts";
 import type { User } from "../../../server/identity/principal.ts";
 import { newId } from "../../../server/ids.ts";
+import { present } from "../../../server/journal/journal.ts";
 import { openEvent } from "../../../server/journal/seal.ts";
-import { wake as wakeSession } from "../../../server/journal/turns.ts";
+import type { SessionRow } from "../../../server/journal/store.ts";
 import { clear, hibernate, wake } from "../../../server/runners/hibernation.ts";
 import type { StepDeps } from "../../../server/runners/step.ts";
 import { once } from "../../../server/sessions/request-ids.ts";
@@ -58,99 +59,118 @@ async function* pieces(): AsyncGenerator<Uint8Array> {
 }
 
 /** Plays the story and answers what is wrong with what it left. */
-export async function tell({ core, db, sure, blobs }: Stage): Promise<Violation[]> {
+export async function tell(stage: Stage): Promise<Violation[]> {
+  const { core, sure } = stage;
   const sessionId = await persistently(core.openSession);
-  const user: User = { kind: "user", userId: core.ownerId, subject: core.ownerId } as unknown as User;
-  const allowed = { derive: () => undefined, matches: () => false, verdict: () => ({ behavior: "ask" as const }) };
-  const actions = createChannelActions({
-    db,
-    journal: core.journal,
-    rules: allowed,
-    userVault: core.userVault,
-    aliveOf,
-    limitPrompt: async () => undefined,
-    once,
-  });
-  const calls: Evidence["calls"][number][] = [];
-  const reported: Evidence["reported"][number][] = [];
-
-  const prompt = async (name: string): Promise<void> => {
-    const requestId = `${sessionId}-${name}`;
-    const request = create(SendPromptRequestSchema, { sessionId, text: requestId, requestId });
-    const { seq } = await persistently(() => actions.sendPrompt(user, request));
-    calls.push({ method: "SendPrompt", sessionId, requestId, content: requestId, outcome: "acknowledged", seq });
-  };
-  /** One that was not answered is replaced, as the reconciler would. */
-  const attach = (): Promise<Runner> => persistently(() => core.attach(sessionId));
-  const report = async (runner: Runner, first: number, events: ReturnType<typeof said>[]): Promise<void> => {
-    const batch = { sessionId, epoch: runner.epoch, firstRunnerSeq: first, events };
-    const { lastRunnerSeq } = await persistently(() => runner.client.reportEvents(batch));
-    for (let seq = first; seq <= lastRunnerSeq; seq += 1) reported.push({ sessionId, epoch: runner.epoch, runnerSeq: seq });
-  };
-  const snapshots = (runner: Runner) => createSnapshotCalls(runner.client as never, { sessionId, epoch: runner.epoch }, persistently);
-
-  const reader = follow(core, sessionId);
-  await prompt("p1");
-  const first = await attach();
-  await report(first, 1, [said("one"), said("two")]);
-  const asked = { sessionId, epoch: first.epoch, toolUseId: "tool1", toolName: "Bash", input: { command: "true" } };
-  await persistently(() => first.client.decideTool(asked));
-  const answer = create(AnswerApprovalRequestSchema, { sessionId, toolUseId: "tool1", approved: true, requestId: `${sessionId}-a1` });
-  const answered = await Promise.all([1, 2].map(() => persistently(() => actions.answerApproval(user, answer))));
-  const end = { createdAtMs: Date.now(), payload: { kind: { case: "result" as const, value: { success: true } } } };
-  await report(first, 3, [end as never]);
-
-  const steps = stepDeps(core);
   const row = () => sure.db.selectFrom("session").selectAll().where("id", "=", sessionId).executeTakeFirstOrThrow();
-  await persistently(() =>
-    core.journal.change(
-      sessionId,
-      (session) => session!,
-      (change) => change.set({ desired: "hibernate" }),
-    ),
-  );
-  await step(row, "hibernating", async () => hibernate(steps, await row()));
-  const generation = ((await row()).snapshot_generation ?? 0) + 1;
-  // A commit whose answer was lost is told by the state: the runner is gone then, as a real one would be.
-  await snapshots(first)
-    .put(generation, pieces, new AbortController().signal)
-    .catch(async (error: unknown) => {
-      if ((await row()).state !== "dormant") throw error;
-    });
-  await persistently(async () => clear(steps, await row()));
-  await prompt("p2");
-  await persistently(() => core.journal.change(sessionId, (session) => session!, wakeSession));
-  await step(row, "requested", async () => wake(steps, await row()));
-  const second = await attach();
-  const back = await restore(second, snapshots(second), generation);
-  await snapshots(second).reportRestore("");
-  await report(second, 1, [said("three"), end as never]);
-  await persistently(() =>
-    core.journal.changeOptimistically(
-      sessionId,
-      (session) => session!,
-      (change) => change.set({ name: "told" }),
-    ),
-  );
+  const [people, runners] = [peopleOf(stage, sessionId), runnersOf(stage, sessionId)];
+  const reader = follow(core, sessionId);
+  await people.prompt("p1");
+  const first = await runners.attach();
+  await runners.report(first, 1, [said("one"), said("two")]);
+  await runners.ask(first, "tool1");
+  const answers = await people.answerTwice("tool1");
+  await runners.report(first, 3, [turnEnd()]);
 
+  const generation = await putAway(stage, sessionId, row, first);
+  await people.prompt("p2");
+  const back = await bringBack(stage, row, runners, generation);
+  await persistently(() => core.journal.changeOptimistically(sessionId, present, (change) => change.set({ name: "told" })));
   await reader.until((await row()).last_seq);
-  const left = await sweep({ core, db, blobs }, sessionId, generation);
 
-  const problems = judge(
-    await gather({ core, ...sure }, sessionId, {
-      calls,
-      reported,
-      readers: [{ sessionId, name: "a reader", afterSeq: 0, events: reader.events }],
-    }),
-  );
-  const seqs = new Set(answered.map(({ seq }) => seq));
   const also = [
-    ...left,
-    ...(seqs.size === 1 ? [] : [`one answer was taken as events ${[...seqs].join(" and ")}`]),
+    ...(await sweep(stage, sessionId, generation)),
+    ...(new Set(answers).size === 1 ? [] : [`one answer was taken as events ${answers.join(" and ")}`]),
     ...(back === content.length ? [] : [`${back} bytes came back of ${content.length}`]),
     ...((await row()).state === "running" ? [] : [`the session is ${(await row()).state}`]),
   ];
-  return [...problems, ...also.map((message) => ({ invariant: "I13", damage: "broken" as const, message }))];
+  const readers = [{ sessionId, name: "a reader", afterSeq: 0, events: reader.events }];
+  const evidence = await gather({ core, ...sure }, sessionId, { calls: people.calls, reported: runners.reported, readers });
+  return [...judge(evidence), ...also.map((message) => ({ invariant: "I13", damage: "broken" as const, message }))];
+}
+
+function turnEnd(): ReturnType<typeof said> {
+  return { createdAtMs: Date.now(), payload: { kind: { case: "result", value: { success: true } } } } as unknown as ReturnType<typeof said>;
+}
+
+/** What a person does, with its repetitions. */
+function peopleOf({ core, db }: Stage, sessionId: string) {
+  const rules = { derive: () => undefined, matches: () => false, verdict: () => ({ behavior: "ask" as const }) };
+  const { journal, userVault } = core;
+  const actions = createChannelActions({ db, journal, rules, userVault, aliveOf, limitPrompt: async () => undefined, once });
+  const user: User = {
+    userId: core.ownerId,
+    issuer: "test",
+    subject: core.ownerId,
+    email: undefined,
+    operator: false,
+    expiresAt: Date.now() + 60_000,
+  };
+  const calls: Evidence["calls"][number][] = [];
+  return {
+    calls,
+    async prompt(name: string): Promise<void> {
+      const requestId = `${sessionId}-${name}`;
+      const request = create(SendPromptRequestSchema, { sessionId, text: requestId, requestId });
+      const { seq } = await persistently(() => actions.sendPrompt(user, request));
+      calls.push({ method: "SendPrompt", sessionId, requestId, content: requestId, outcome: "acknowledged", seq });
+    },
+    /** At once, as somebody with two hands; the event each was told of. */
+    async answerTwice(toolUseId: string): Promise<number[]> {
+      const request = create(AnswerApprovalRequestSchema, { sessionId, toolUseId, approved: true, requestId: `${sessionId}-${toolUseId}` });
+      const answers = await Promise.all([1, 2].map(() => persistently(() => actions.answerApproval(user, request))));
+      return answers.map(({ seq }) => seq);
+    },
+  };
+}
+
+type Runners = ReturnType<typeof runnersOf>;
+
+/** What a runner says, with its repetitions. */
+function runnersOf({ core }: Stage, sessionId: string) {
+  const reported: Evidence["reported"][number][] = [];
+  return {
+    reported,
+    /** One that was not answered is replaced, as the reconciler would. */
+    attach: (): Promise<Runner> => persistently(() => core.attach(sessionId)),
+    async report({ client, epoch }: Runner, first: number, events: ReturnType<typeof said>[]): Promise<void> {
+      const { lastRunnerSeq } = await persistently(() => client.reportEvents({ sessionId, epoch, firstRunnerSeq: first, events }));
+      for (let runnerSeq = first; runnerSeq <= lastRunnerSeq; runnerSeq += 1) reported.push({ sessionId, epoch, runnerSeq });
+    },
+    async ask({ client, epoch }: Runner, toolUseId: string): Promise<void> {
+      await persistently(() => client.decideTool({ sessionId, epoch, toolUseId, toolName: "Bash", input: { command: "true" } }));
+    },
+    snapshots: ({ client, epoch }: Runner) => createSnapshotCalls(client as never, { sessionId, epoch }, persistently),
+  };
+}
+
+type ReadRow = () => Promise<SessionRow>;
+
+/** From the wish until nothing of its sandbox is left; answers the snapshot's generation. */
+async function putAway(stage: Stage, sessionId: string, row: ReadRow, runner: Runner): Promise<number> {
+  const { journal } = stage.core;
+  const steps = stepDeps(stage.core);
+  await persistently(() => journal.change(sessionId, present, (change) => change.set({ desired: "hibernate" })));
+  await step(row, "hibernating", async () => hibernate(steps, await row()));
+  const generation = ((await row()).snapshot_generation ?? 0) + 1;
+  const put = runnersOf(stage, sessionId).snapshots(runner).put(generation, pieces, new AbortController().signal);
+  // A commit whose answer was lost is told by the state: the runner is gone then, as a real one would be.
+  await put.catch(async (error: unknown) => {
+    if ((await row()).state !== "dormant") throw error;
+  });
+  await persistently(async () => clear(steps, await row()));
+  return generation;
+}
+
+/** From the prompt that woke it until its next turn is over; answers how many bytes came back. */
+async function bringBack(stage: Stage, row: ReadRow, runners: Runners, generation: number): Promise<number> {
+  const steps = stepDeps(stage.core);
+  await step(row, "requested", async () => wake(steps, await row()));
+  const runner = await runners.attach();
+  const bytes = await restore(runner, runners.snapshots(runner), generation);
+  await runners.snapshots(runner).reportRestore("");
+  await runners.report(runner, 1, [said("three"), turnEnd()]);
+  return bytes;
 }
 
 /** What a process that died left behind long ago goes, and what a row names stays. */
