@@ -1,8 +1,9 @@
 // One installation with everything that can be broken: its control plane as a process, its Postgres as another, and proxies
 // between clients, server and database.
 import { join } from "node:path";
+import { type Closers, closeAll } from "../../server/assembly/closers.ts";
 import { connectDatabase } from "../../server/db/connect.ts";
-import { type EmbeddedPostgres, startEmbeddedPostgres } from "../../server/db/embedded.ts";
+import { startEmbeddedPostgres } from "../../server/db/embedded.ts";
 import { findPostmaster } from "../../server/db/embedded-process.ts";
 import { readLocalIssuer } from "../../server/identity/local-issuer.ts";
 import { createInstallation, type Installation, plantedKey } from "../support/carrel.ts";
@@ -40,76 +41,77 @@ export type WorldOptions = {
   random: Random;
   /** `embedded` is the server's own, which it starts again by itself; `proxied` is reached over TCP through a proxy. */
   postgres: "embedded" | "proxied";
-  environment?: Record<string, string>;
 };
-
-/** A Postgres that is not the server's own. */
-type Apart = { directory: string; dataDirectory: string; postgres?: EmbeddedPostgres; proxy?: CuttingProxy };
 
 const concurrentSessions = 12;
 
-export async function createWorld({ random, postgres, environment = {} }: WorldOptions): Promise<World> {
+const settings = {
+  ...unlimited,
+  CARREL_LIMIT_CONCURRENT_SESSIONS: String(concurrentSessions),
+  CARREL_STANDBY_SANDBOXES: "0",
+  CARREL_DRAIN_MS: "2000",
+  CARREL_HEARTBEAT_MS: "1000",
+  CARREL_HEARTBEAT_STALE_MS: "6000",
+  CARREL_DISK_RESERVE_BYTES: "0",
+};
+
+export async function createWorld(options: WorldOptions): Promise<World> {
+  const closers: Closers = [];
+  try {
+    return await assemble(options, closers);
+  } catch (error) {
+    await closeAll(closers);
+    throw error;
+  }
+}
+
+async function assemble({ random, postgres }: WorldOptions, closers: Closers): Promise<World> {
   const provider = { whole: 0, begun: 0 };
-  // Of its own, because it outlives the rest of the installation by a moment.
-  const apart = { directory: makeTemporaryDirectory("pg"), dataDirectory: "" } as Apart;
-  const installation = await createInstallation(
-    {
-      ...unlimited,
-      CARREL_LIMIT_CONCURRENT_SESSIONS: String(concurrentSessions),
-      CARREL_STANDBY_SANDBOXES: "0",
-      CARREL_DRAIN_MS: "2000",
-      CARREL_HEARTBEAT_MS: "1000",
-      CARREL_HEARTBEAT_STALE_MS: "6000",
-      CARREL_DISK_RESERVE_BYTES: "0",
-      ...environment,
+  const apart = postgres === "proxied" ? await startApart(closers) : undefined;
+  const installation = await createInstallation(settings, {
+    pace: 2,
+    onModelRequest({ path, status, end }) {
+      if (!path.startsWith("/v1/messages") || path.includes("count_tokens") || status !== 200) return;
+      provider.begun += 1;
+      if (end === "complete") provider.whole += 1;
     },
-    {
-      pace: 2,
-      onModelRequest({ path, status, end }) {
-        if (!path.startsWith("/v1/messages") || path.includes("count_tokens") || status !== 200) return;
-        provider.begun += 1;
-        if (end === "complete") provider.whole += 1;
-      },
-      async openDatabase(directory) {
-        apart.dataDirectory = postgres === "embedded" ? join(directory, "data/postgres") : join(apart.directory, "data");
-        if (postgres === "embedded") return openDatabase(join(directory, "run/pg"));
-        const { dataDirectory, directory: socketDirectory } = apart;
-        apart.postgres = await startEmbeddedPostgres({ dataDirectory, socketDirectory, log: silentLog() });
-        apart.proxy = await startCuttingProxy({ path: join(socketDirectory, ".s.PGSQL.5432") });
-        return openDatabase(socketDirectory);
-      },
-    },
-  );
-  installation.environment["DATABASE_URL"] = apart.proxy ? `postgres://carrel@127.0.0.1:${apart.proxy.port}/carrel` : "";
+    openDatabase: (directory) => openDatabase(apart?.directory ?? join(directory, "run/pg")),
+  });
+  closers.push(installation.remove, () => destroySandboxes(installation));
+  installation.environment["DATABASE_URL"] = apart ? `postgres://carrel@127.0.0.1:${apart.proxy.port}/carrel` : "";
   const processEnvironment: Record<string, string> = { NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"] ?? "" };
   const keeper = await keepServer(installation, processEnvironment);
   const clients = await startCuttingProxy(Number(new URL(keeper.url).port));
-  const person = await signUpForLong(installation, `http://127.0.0.1:${clients.port}`);
+  closers.push(keeper.close, clients.close);
+  const postgresDirectory = apart?.dataDirectory ?? join(placesOf(installation).data, "postgres");
   return {
     installation,
     keeper,
-    person,
+    person: await signUpForLong(installation, `http://127.0.0.1:${clients.port}`),
     random,
     provider,
     limits: { concurrentSessions, profiles: 10 },
     processEnvironment,
-    postmaster: () => findPostmaster(apart.dataDirectory)?.pid,
-    proxies: { clients, database: apart.proxy },
+    postmaster: () => findPostmaster(postgresDirectory)?.pid,
+    proxies: { clients, database: apart?.proxy },
     async revivePostgres() {
       // The server brings its own one back; the other one is ours.
-      await apart.postgres?.ensureRunning();
+      await apart?.postgres.ensureRunning();
       await repeated(() => installation.database.db.selectFrom("session").select("id").limit(1).execute());
     },
-    async close() {
-      await clients.close();
-      await keeper.close();
-      await destroySandboxes(installation);
-      await installation.remove();
-      await apart.proxy?.close();
-      await apart.postgres?.stop();
-      removeDirectory(apart.directory);
-    },
+    close: () => closeAll(closers),
   };
+}
+
+/** A Postgres that is not the server's own, in a directory of its own, because it outlives the rest by a moment. */
+async function startApart(closers: Closers) {
+  const directory = makeTemporaryDirectory("pg");
+  closers.push(() => removeDirectory(directory));
+  const dataDirectory = join(directory, "data");
+  const postgres = await startEmbeddedPostgres({ dataDirectory, socketDirectory: directory, log: silentLog() });
+  const proxy = await startCuttingProxy({ path: join(directory, ".s.PGSQL.5432") });
+  closers.push(postgres.stop, proxy.close);
+  return { directory, dataDirectory, postgres, proxy };
 }
 
 const hourMs = 3_600_000;
