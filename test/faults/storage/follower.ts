@@ -15,6 +15,7 @@ export function follow(core: JournalCore, sessionId: string): Follower {
     }
   };
   const readOn = async (enough: () => boolean): Promise<void> => {
+    // A stream that broke, for whatever reason, is begun again.
     while (!stopping.signal.aborted && !enough()) await read(enough).catch(() => undefined);
   };
   const reading = readOn(() => false);

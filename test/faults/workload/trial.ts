@@ -10,6 +10,7 @@ import { longest } from "../history/life-invariants.ts";
 import type { FaultName } from "../nemesis/faults.ts";
 import { createMoments, type Struck, strike } from "../nemesis/nemesis.ts";
 import type { World } from "../world.ts";
+import type { LifeDeps } from "./deeds.ts";
 import { gatherArchives, gatherLeftovers, gatherProfiles, gatherSessions, gatherStuck } from "./gather.ts";
 import { begin, type Life } from "./life.ts";
 import { createRecorder, type Recorder } from "./recorder.ts";
@@ -47,37 +48,58 @@ export async function runTrial(world: World, { faults, times, lives }: TrialOpti
   const [recorder, moments] = [createRecorder(), createMoments()];
   const struck: Struck = { faults: {}, moments: {}, states: {} };
   const sampler = await startSampler(world);
-  let striking = true;
+  const crowd = gatherCrowd({ world, recorder, moments }, lives);
+  await strike(world, moments, faults, times, struck);
+  sampler.calm();
+  const resting = untilAtRest(world, performance.now());
+  const living = await crowd.leave();
+  const failures: unknown[] = [...crowd.failures];
+  const all = async (what: "settle" | "end" | "close"): Promise<void> => {
+    const outcomes = await Promise.allSettled(living.map((life) => life[what]()));
+    for (const outcome of outcomes) if (outcome.status === "rejected") failures.push(outcome.reason);
+  };
+  await all("settle");
+  const waits = { converged: await resting, spools: await untilSpooled(world), readers: await untilShown(world, living), drain: 0 };
+  await all("end");
+  await all("close");
+  const evidence = await gather(world, recorder, sampler, waits, failures);
+  return { struck, figures: figuresOf(evidence, started), violations: judge(evidence), evidence };
+}
+
+type Crowd = {
+  failures: unknown[];
+  /** Nobody begins anything new; resolves with the sessions that are in the middle of their lives. */
+  leave(): Promise<readonly Life[]>;
+};
+
+/** So many people, each with one session after another. */
+function gatherCrowd(deps: Omit<LifeDeps, "name">, people: number): Crowd {
+  const { random } = deps.world;
+  const [living, failures]: [Life[], unknown[]] = [[], []];
+  let leaving = false;
   let number = 0;
-  const failures: unknown[] = [];
-  const living: Life[] = [];
   const liveOn = async (): Promise<void> => {
-    while (striking) {
-      const life = await begin({ world, recorder, moments, name: `life${(number += 1)}` });
+    while (!leaving) {
+      const life = await begin({ ...deps, name: `life${(number += 1)}` });
       living.push(life);
-      const enough = () => !striking || moments.wanted === "create" || moments.wanted === "terminate";
-      for (let acts = 4 + world.random.below(10); acts > 0 && !(acts < 8 && enough()); acts -= 1) await life.act();
-      if (!striking) return;
+      const enough = () => leaving || deps.moments.wanted === "create" || deps.moments.wanted === "terminate";
+      for (let acts = 4 + random.below(10); acts > 0 && !(acts < 8 && enough()); acts -= 1) await life.act();
+      if (leaving) return;
       // Some are ended in the middle of their work.
-      if (world.random.chance(0.6)) await life.settle();
+      if (random.chance(0.6)) await life.settle();
       await life.end();
       living.splice(living.indexOf(life), 1);
     }
   };
-  const people = Promise.all(Array.from({ length: lives }, () => liveOn().catch((error: unknown) => void failures.push(error))));
-  await strike(world, moments, faults, times, struck);
-  striking = false;
-  const quietSince = performance.now();
-  sampler.calm();
-  const resting = untilAtRest(world, quietSince);
-  await people;
-  const settled = await Promise.allSettled(living.map((life) => life.settle()));
-  const waits = { converged: await resting, spools: await untilSpooled(world), readers: await untilShown(world, living), drain: 0 };
-  const ended = await Promise.allSettled(living.map((life) => life.end()));
-  const stopped = await Promise.allSettled(living.map((life) => life.close()));
-  for (const outcome of [...settled, ...ended, ...stopped]) if (outcome.status === "rejected") failures.push(outcome.reason);
-  const evidence = await gather(world, recorder, sampler, waits, failures);
-  return { struck, figures: figuresOf(evidence, started), violations: judge(evidence), evidence };
+  const everybody = Promise.all(Array.from({ length: people }, () => liveOn().catch((error: unknown) => void failures.push(error))));
+  return {
+    failures,
+    async leave() {
+      leaving = true;
+      await everybody;
+      return living;
+    },
+  };
 }
 
 async function gather(
