@@ -157,6 +157,9 @@ test("no room to bring a session back to: it says so, stays put away, and comes 
   const sessionId = await open();
   const sum = await bash(sessionId, "head -c 25M /dev/urandom > large; sha256sum < large");
   await putAway(sessionId);
+  // Its old files give back their room first.
+  const box = () => database.db.selectFrom("session").select("box").where("id", "=", sessionId).executeTakeFirst();
+  await expect.poll(box, { timeout: 10_000 }).toEqual({ box: null });
   disks!.sandboxes.fill(8 * mebibyte);
   const from = watcher!.events.length;
   await person.sessions.resumeSession({ sessionId });
