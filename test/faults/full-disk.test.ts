@@ -128,8 +128,8 @@ test("no room in the middle of a snapshot: the one before stays current, nothing
   await bash(sessionId, "echo first > kept");
   await putAway(sessionId);
   const before = blobFiles().length;
-  const sum = await bash(sessionId, "head -c 30M /dev/urandom > large; sha256sum < large");
-  disks!.blobs.fill(20 * mebibyte);
+  const sum = await bash(sessionId, "head -c 22M /dev/urandom > large; sha256sum < large");
+  disks!.blobs.fill(18 * mebibyte);
   const from = watcher!.events.length;
   await person.sessions.hibernateSession({ sessionId });
   expect(await noticed("hibernation_failed", from)).toContain("no room");
@@ -155,7 +155,7 @@ test("a workspace that is full is put away and comes back as it was", async ({ s
 test("no room to bring a session back to: it says so, stays put away, and comes back whole when there is room", async ({ skip }) => {
   if (!disks) skip(noSmallDisks);
   const sessionId = await open();
-  const sum = await bash(sessionId, "head -c 25M /dev/urandom > large; sha256sum < large");
+  const sum = await bash(sessionId, "head -c 14M /dev/urandom > large; sha256sum < large");
   await putAway(sessionId);
   // Its old files give back their room first.
   const box = () => database.db.selectFrom("session").select("box").where("id", "=", sessionId).executeTakeFirst();

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { damageOf } from "./report.ts";
 import { play, scenarios } from "./scenarios.ts";
 
-const times = Number(process.env["CARREL_TEST_FAULTS"] ?? 8);
+const times = Number(process.env["CARREL_TEST_FAULTS"] ?? 6);
 const seed = Number(process.env["CARREL_TEST_SEED"] ?? Date.now() % 1_000_000);
 
 test("control plane, sandboxes, Postgres and networks fail in turn while people work: nothing is lost, doubled, stuck or left", async () => {

@@ -10,7 +10,7 @@ import { createPlan, faulty, faultyClientOf, storageFaults } from "./storage/fau
 import { createStage, openBlobs, type Stage, tell } from "./storage/story.ts";
 
 /** Of the statements, each so many-th is made to fail; the long form takes all. */
-const stride = Number(process.env["CARREL_TEST_STORAGE_STRIDE"] ?? 12);
+const stride = Number(process.env["CARREL_TEST_STORAGE_STRIDE"] ?? 16);
 
 let database: TestDatabase;
 let directory: string;
