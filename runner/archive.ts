@@ -103,6 +103,14 @@ async function extract(entries: AsyncIterable<Uint8Array>): Promise<void> {
   await tar.succeeded;
 }
 
+/**
+ * Resolves when all that was written to the directories is where it is kept. A disk may have promised more than it holds, as
+ * sparse files do: then writing succeeds, and only this fails.
+ */
+export async function written({ directories }: Pick<Roots, "directories">): Promise<void> {
+  await runProgram("sync", ["--file-system", ...directories], "ignore").succeeded;
+}
+
 function headOf(past: readonly BytePath[], locks: readonly Lock[]): Buffer {
   return Buffer.concat([bytesOf(`${mark}${past.map((path) => `-${path}\0`).join("")}`), recordsOf(locks), Buffer.of(0)]);
 }

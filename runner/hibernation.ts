@@ -1,7 +1,7 @@
 // Leaving with everything put away, and coming back to it.
 import { join } from "node:path";
 import type { Restore } from "../gen/carrel/runner/v1/manifest_pb.ts";
-import { pack, unpack } from "./archive.ts";
+import { pack, unpack, written } from "./archive.ts";
 import { type Channel, Fenced } from "./channel.ts";
 import type { Driver } from "./driver.ts";
 import type { Listing, Roots } from "./listing.ts";
@@ -30,6 +30,8 @@ export async function putAway({ channel, memory, roots, base }: Session, asked: 
     channel.append([{ case: "system", value: { subtype: "background_processes_stopped", message, details: { processes: stopped } } }]);
   }
   await memory?.sync();
+  // What the disk has lost already must not take the place of what is kept.
+  await written(roots);
   await channel.flushed();
   const since = base?.generation === asked.baseGeneration ? base : undefined;
   const made = { ...asked, baseGeneration: since?.generation ?? 0 };
@@ -43,8 +45,18 @@ export async function bringBack(channel: Channel, driver: Driver, roots: Roots, 
     const listing = await channel.snapshots.get(chain, (archives) => unpack(archives, roots));
     return listing && { generation, listing };
   } catch (error) {
-    if (error instanceof Fenced) throw error;
-    await channel.snapshots.reportRestore(error instanceof Error ? error.message : String(error));
-    throw error;
+    return stayAway(channel, error);
   }
+}
+
+/** Says that everything is back once the disk has it, which is waited for while the agent starts. */
+export async function confirmBack(channel: Channel, onDisk: Promise<void>): Promise<void> {
+  await onDisk.catch((error: unknown) => stayAway(channel, error));
+  await channel.snapshots.reportRestore("");
+}
+
+async function stayAway(channel: Channel, error: unknown): Promise<never> {
+  if (error instanceof Fenced) throw error;
+  await channel.snapshots.reportRestore(error instanceof Error ? error.message : String(error));
+  throw error;
 }

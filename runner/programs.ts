@@ -1,4 +1,4 @@
-// The two programs that see files as they are, names that are no text included: tar and find.
+// Programs that see files as they are, names that are no text included: tar and find; and sync, which waits for the disk.
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 
@@ -11,7 +11,7 @@ export type Program = {
 const errorKept = 2_000;
 
 /** @param input whether it is fed, or finds nothing there. */
-export function runProgram(name: "tar" | "find", args: readonly string[], input: "pipe" | "ignore"): Program {
+export function runProgram(name: "tar" | "find" | "sync", args: readonly string[], input: "pipe" | "ignore"): Program {
   const child = spawn(name, args, { stdio: [input, "pipe", "pipe"] });
   let said = "";
   child.stderr!.on("data", (chunk: Buffer) => {

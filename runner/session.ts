@@ -1,8 +1,9 @@
 // One session, from the moment somebody wants this sandbox: attaches, and drives the agent until told to leave.
 import { join } from "node:path";
+import { written } from "./archive.ts";
 import { type Channel, Fenced, openChannel } from "./channel.ts";
 import { createDriver, type FirstAgent } from "./driver.ts";
-import { bringBack, putAway, rootsOf } from "./hibernation.ts";
+import { bringBack, confirmBack, putAway, rootsOf } from "./hibernation.ts";
 import { lockAgain } from "./locks.ts";
 import { createMemory, type Memory } from "./memory.ts";
 import type { Place } from "./orders.ts";
@@ -17,9 +18,12 @@ export async function serveSession(place: Place, first: FirstAgent): Promise<num
   const channel = await openChannel(boot.socket, boot.attachToken, boot.spool);
   const restore = channel.attached.manifest?.restore;
   const base = restore && (await bringBack(channel, driver, roots, restore));
+  const onDisk = restore ? written(roots) : Promise.resolve();
+  // Looked at below, once the agent is there.
+  onDisk.catch(() => undefined);
   const memory = await openMemory(join(boot.cwd, ".memory"), channel);
   await driver.serve(channel, restore?.conversation ?? boot.resume);
-  if (restore) await channel.snapshots.reportRestore("");
+  if (restore) await confirmBack(channel, onDisk);
   channel.follow(driver.onCommand).catch((error: unknown) => leave(error));
   const exit = await driver.ended;
   if (exit.dormant) return exit.code;

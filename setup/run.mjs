@@ -12,7 +12,7 @@ import path from "node:path";
 import { compileCache, ensureNode, ensurePackages, ensureRunner, root, SetupError } from "./install.mjs";
 import { ensureSandbox } from "./system.mjs";
 
-const STARTS_SANDBOXES = ["server/main.ts", "demo/main.ts", "setup/test.ts", "bench/main.ts"];
+const STARTS_SANDBOXES = ["server/main.ts", "demo/main.ts", "setup/test.ts", "bench/main.ts", "test/faults/run.ts"];
 
 async function main() {
   const [entry, ...args] = process.argv.slice(2);

@@ -13,6 +13,7 @@ export type DatabaseAddress = string | pg.PoolConfig;
  * @param onLost told of every sign that the server is gone (a cut connection, a refused one): the place to call
  *   `ensureRunning` of the embedded Postgres. Not told of failed statements.
  * @param statementTimeoutMs default 30 s; `lockTimeoutMs` default 10 s.
+ * @param silenceMs how long after its timeout a statement is waited for that the server does not answer at all; default 5 s.
  */
 export type ConnectOptions = {
   connection: DatabaseAddress;
@@ -21,19 +22,22 @@ export type ConnectOptions = {
   onLost?: (error: Error) => void;
   statementTimeoutMs?: number;
   lockTimeoutMs?: number;
+  silenceMs?: number;
 };
 
 export type DatabaseConnection = { db: Kysely<Database>; close(): Promise<void> };
 
 /** Opens nothing yet: the first query connects. */
 export function connectDatabase(options: ConnectOptions): DatabaseConnection {
-  const { log, onLost = () => undefined } = options;
+  const { log, onLost = () => undefined, statementTimeoutMs = 30_000, silenceMs = 5_000 } = options;
   const pool = new pg.Pool({
     ...poolConfig(options.connection),
     max: options.poolSize,
     connectionTimeoutMillis: 5_000,
     keepAlive: true,
-    statement_timeout: options.statementTimeoutMs ?? 30_000,
+    statement_timeout: statementTimeoutMs,
+    // Ours, because a server behind a dead network keeps no promises; TCP alone would notice in minutes, or never.
+    query_timeout: statementTimeoutMs + silenceMs,
     lock_timeout: options.lockTimeoutMs ?? 10_000,
     idle_in_transaction_session_timeout: 30_000,
     types: { getTypeParser },

@@ -32,7 +32,13 @@ const PASSING: Record<string, PassingFailure> = {
 };
 
 /** pg gives these no code. */
-const LOST_MESSAGES = /^(Connection terminated|Client has encountered a connection error|timeout exceeded when trying to connect)/;
+const LOST_MESSAGES =
+  /^(Connection terminated|Client has encountered a connection error|Client was closed|timeout exceeded when trying to connect|Query read timeout)/;
+
+/** Whether a statement was given up because no answer came at all, not even that it took too long. */
+export function isSilence(error: unknown): boolean {
+  return error instanceof Error && error.message === "Query read timeout";
+}
 
 /** Undefined for everything that would fail again, and for what is no database failure at all. */
 export function passingFailure(error: unknown): PassingFailure | undefined {

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import type pg from "pg";
+import { isSilence } from "./failures.ts";
 
 /** Statements of a Carrel number a few dozen; a text that varies without end is sent as it is. */
 const mostStatements = 500;
@@ -34,7 +35,13 @@ export function createPreparingClients(): (client: pg.PoolClient) => pg.PoolClie
 }
 
 function withPreparedStatements(client: pg.PoolClient, nameOf: (text: string) => string | undefined): pg.PoolClient {
-  const query = client.query.bind(client) as Query;
+  const send = client.query.bind(client) as Query;
+  const query: Query = (config, values) =>
+    send(config, values).catch((error: unknown) => {
+      // Whatever is asked next would wait behind what was never answered.
+      if (isSilence(error)) void client.end();
+      throw error;
+    });
   const prepared: Query = (config, values) => {
     if (typeof config !== "string" || !values || values.length === 0) return query(config, values);
     const name = nameOf(config);

@@ -2,6 +2,7 @@ import { Code, ConnectError, createContextKey, type HandlerContext, type Interce
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import { refusal } from "../errors.ts";
 import type { Guard } from "../journal/journal.ts";
+import type { SessionCore } from "../journal/store.ts";
 import { holdsLease } from "./rules.ts";
 
 /** The right of one runner to act for one session. */
@@ -54,10 +55,13 @@ export function requireLease(context: HandlerContext, message: { sessionId: stri
 
 /** Refuses unless the lease's epoch is the session's newest: the check that fences a runner of the past. */
 export function underLease(lease: Lease): Guard {
-  return (session) => {
-    if (!session || !holdsLease(session, lease.epoch)) throw fenced();
-    return session;
-  };
+  return (session) => holding(lease, session);
+}
+
+/** The session as it was read, if the lease is its newest; for what is not written in the same statement, a first look. */
+export function holding<T extends Pick<SessionCore, "epoch" | "state">>(lease: Lease, session: T | undefined): T {
+  if (!session || !holdsLease(session, lease.epoch)) throw fenced();
+  return session;
 }
 
 export function fenced(): ConnectError {

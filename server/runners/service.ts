@@ -55,6 +55,8 @@ export type RunnerServiceDeps = {
 };
 
 const keepAliveMs = 10_000;
+/** Deltas change nothing, so the table is asked for their lease only this often. */
+const deltaLookMs = 1_000;
 const questionTool = "AskUserQuestion";
 
 /** The server's side of the sandbox channel. */
@@ -70,7 +72,15 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
       for await (const request of requests) yield await appendUnder(deps, requireLease(context, request), request);
     },
     async pushDeltas(requests, context) {
-      for await (const request of requests) deps.feeds.pushDeltas(requireLease(context, request).sessionId, request.deltas);
+      let lookedAt = Number.NEGATIVE_INFINITY;
+      for await (const request of requests) {
+        const lease = requireLease(context, request);
+        if (performance.now() - lookedAt >= deltaLookMs) {
+          await heldSession(deps, lease);
+          lookedAt = performance.now();
+        }
+        deps.feeds.pushDeltas(lease.sessionId, request.deltas);
+      }
       return {};
     },
     async decideTool(request, context) {
@@ -158,14 +168,19 @@ async function* follow(deps: RunnerServiceDeps, lease: Lease, afterId: number, s
   }
 }
 
-/** Also the check that the lease is not over. */
 async function readCommands(deps: RunnerServiceDeps, lease: Lease, cursor: number): Promise<Command[]> {
-  const session = await findCommandState(deps.db, lease.sessionId);
-  if (session?.epoch !== lease.epoch || session.state === "ended") throw fenced();
+  const session = await heldSession(deps, lease);
   if (session.last_command_id <= cursor) return [];
   const rows = await listCommands(deps.db, lease.sessionId, cursor);
   const vault = await deps.userVault(session.owner_id);
   return rows.map(({ id, payload }) => fromBinary(CommandSchema, openBytes(vault, lease.sessionId, `command/${id}`, payload)));
+}
+
+/** Refuses when the lease is over. */
+async function heldSession({ db }: RunnerServiceDeps, lease: Lease) {
+  const session = await findCommandState(db, lease.sessionId);
+  if (session?.epoch !== lease.epoch || session.state === "ended") throw fenced();
+  return session;
 }
 
 async function appendUnder(deps: RunnerServiceDeps, lease: Lease, request: ReportEventsRequest) {

@@ -15,7 +15,7 @@ import { wake } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
 import { deleteSnapshotsBefore, digestOf, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
 import { baseOfNext, failRestore, finishRestore, keepAwake, putAway } from "./hibernation.ts";
-import { type Lease, requireLease, underLease } from "./leases.ts";
+import { holding, type Lease, requireLease, underLease } from "./leases.ts";
 import { isAskedFor, isLastAsked } from "./rules.ts";
 
 export type SnapshotCallsDeps = {
@@ -43,8 +43,9 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
       if (first.done) throw refusal(ErrorReason.INVALID_ARGUMENT, "a snapshot has at least one piece");
       const lease = requireLease(context, first.value);
       const { generation, commandId, baseGeneration } = first.value;
-      const session = await findSession(deps.db, lease.sessionId);
-      if (!session || !isAskedFor(session, generation)) return { committed: false };
+      // Also because a runner of the past must not get in the way of the one that was asked.
+      const session = holding(lease, await findSession(deps.db, lease.sessionId));
+      if (!isAskedFor(session, generation)) return { committed: false };
       // While this generation is the next one the chain before it stays what it is; the commit looks at that again.
       if (baseGeneration > 0 && baseGeneration !== (await baseOfNext(deps.db, session)))
         throw refusal(ErrorReason.INVALID_ARGUMENT, `it cannot be an increment to snapshot ${baseGeneration}`);
@@ -63,9 +64,9 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
     },
     async *getSnapshot(request, context) {
       const lease = requireLease(context, request);
-      const session = await findSession(deps.db, lease.sessionId);
+      const session = holding(lease, await findSession(deps.db, lease.sessionId));
       const snapshot = await findSnapshot(deps.db, lease.sessionId, request.generation);
-      if (!session || !snapshot) throw refusal(ErrorReason.NOT_FOUND, "there is no such snapshot");
+      if (!snapshot) throw refusal(ErrorReason.NOT_FOUND, "there is no such snapshot");
       const { owner_id: ownerId, id: sessionId } = session;
       const { generation, archive } = snapshot;
       for await (const data of deps.archives.get({ ownerId, sessionId, generation, archive }, digestOf(snapshot))) {

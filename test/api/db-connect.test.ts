@@ -1,6 +1,9 @@
 import { sql } from "kysely";
+import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { connectDatabase, DatabaseNotDurableError, verifyDurability } from "../../server/db/connect.ts";
+import { connectDatabase, DatabaseNotDurableError, poolConfig, verifyDurability } from "../../server/db/connect.ts";
+import { isServerUnavailable } from "../../server/db/failures.ts";
+import { startCuttingProxy } from "../support/cutting-proxy.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
 import { silentLog } from "../support/postgres-server.ts";
 
@@ -44,6 +47,27 @@ describe("connectDatabase", () => {
     await expect(cut).rejects.toThrow();
     expect((await sql`select 1 as one`.execute(db)).rows).toEqual([{ one: 1 }]);
     await close();
+  });
+
+  it("gives up a server that has fallen silent, inside a transaction too, and goes on when it is heard again", async () => {
+    const { host, port, user, password, database: name } = new pg.Client(poolConfig(database.connection));
+    const proxy = await startCuttingProxy(host.startsWith("/") ? { path: `${host}/.s.PGSQL.${port}` } : { host, port });
+    const connection = { host: "127.0.0.1", port: proxy.port, user: user!, database: name!, ...(password ? { password } : {}) };
+    const { db, close } = connect({ connection, poolSize: 1, statementTimeoutMs: 200, silenceMs: 100 });
+    await sql`select 1`.execute(db);
+    const asking = [() => sql`select 1`.execute(db), () => db.transaction().execute((tx) => sql`select 1`.execute(tx))];
+    for (const ask of asking) {
+      proxy.mute("back");
+      const failure = await ask().then(
+        () => undefined,
+        (error: unknown) => error,
+      );
+      expect(isServerUnavailable(failure)).toBe(true);
+      proxy.mute();
+      expect((await sql`select 1 as one`.execute(db)).rows).toEqual([{ one: 1 }]);
+    }
+    await close();
+    await proxy.close();
   });
 
   it("reports a server that is not there", async () => {

@@ -4,13 +4,13 @@ import { once } from "node:events";
 import { createWriteStream } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { createScriptedModel, type ScriptedModel } from "../../demo/scripted-model/server.ts";
+import { createScriptedModel, type RecordedRequest, type ScriptedModel } from "../../demo/scripted-model/server.ts";
 import { type App, createApp } from "../../server/app.ts";
 import { readConfig } from "../../server/config.ts";
 import type { DatabaseAddress } from "../../server/db/connect.ts";
 import { type LocalIssuer, readLocalIssuer } from "../../server/identity/local-issuer.ts";
 import { createLog } from "../../server/log.ts";
-import { createTestDatabase, type TestDatabase } from "./postgres.ts";
+import type { TestDatabase } from "./postgres.ts";
 import { destroySandboxes } from "./sandboxes.ts";
 import { makeTemporaryDirectory, removeDirectory } from "./temporary.ts";
 
@@ -27,11 +27,22 @@ export type Installation = {
   remove(): Promise<void>;
 };
 
+/** What else an installation may be made of. */
+export type Parts = {
+  /** Milliseconds between two tokens of the model; default 5. */
+  pace?: number;
+  /** Told of every request of the model that is over. */
+  onModelRequest?: (request: RecordedRequest) => void;
+  /** Its database, given where everything of the installation is kept; default one of the test run's server. */
+  openDatabase?: (directory: string) => Promise<TestDatabase> | TestDatabase;
+};
+
 /** @param environment CARREL_… variables to add or replace. */
-export async function createInstallation(environment: Record<string, string> = {}, pace = 5): Promise<Installation> {
+export async function createInstallation(environment: Record<string, string> = {}, parts: Parts = {}): Promise<Installation> {
+  const { pace = 5, onModelRequest = () => undefined, openDatabase = createTestDatabase } = parts;
   const directory = makeTemporaryDirectory("e2e");
-  const database = await createTestDatabase();
-  const model = await createScriptedModel({ apiKeys: [plantedKey], pace });
+  const database = await openDatabase(directory);
+  const model = await createScriptedModel({ apiKeys: [plantedKey], pace, onEnd: onModelRequest });
   let issuer: LocalIssuer | undefined;
   const installation: Installation = {
     directory,
@@ -65,6 +76,12 @@ export async function createInstallation(environment: Record<string, string> = {
     },
   };
   return installation;
+}
+
+/** Loaded here only: it works in tests, and a program that is none brings a database of its own. */
+async function createTestDatabase(): Promise<TestDatabase> {
+  const { createTestDatabase: create } = await import("./postgres.ts");
+  return create();
 }
 
 /** One more installation's place on the same database, with the same root key. */
@@ -118,7 +135,8 @@ function fail(message: string): never {
   throw new Error(message);
 }
 
-function databaseUrl(address: DatabaseAddress): string {
+/** As a URL, which a server can be given. */
+export function databaseUrl(address: DatabaseAddress): string {
   if (typeof address === "string") return address;
   const url = new URL("postgres://localhost");
   url.username = address.user ?? "";

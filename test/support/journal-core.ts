@@ -7,6 +7,7 @@ import { createValidateInterceptor } from "@connectrpc/validate";
 import type { Manifest } from "../../gen/carrel/runner/v1/manifest_pb.ts";
 import { type ReportEventsRequestSchema, type ReportEventsResponse, RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { AnswerApprovalRequestSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
+import type { BlobStore } from "../../server/blobs/store.ts";
 import { answerApproval } from "../../server/channel/answers.ts";
 import { newId, newUuid } from "../../server/ids.ts";
 import { createFeeds } from "../../server/journal/feed.ts";
@@ -19,8 +20,10 @@ import { insertUser } from "../../server/registration/store.ts";
 import { createCommandStreams } from "../../server/runners/command-streams.ts";
 import { createLeaseInterceptor, type Lease, underLease } from "../../server/runners/leases.ts";
 import { createRunnerService, type RunnerServiceDeps } from "../../server/runners/service.ts";
+import { createSnapshotCalls } from "../../server/runners/snapshots.ts";
 import { findByLeaseHash } from "../../server/runners/store.ts";
 import { insertSession } from "../../server/sessions/store.ts";
+import { createArchives } from "../../server/snapshots/archives.ts";
 import { createRootKeyring } from "../../server/vault/keyring.ts";
 import { createSodium } from "../../server/vault/sodium.ts";
 import { createVaultStore } from "../../server/vault/store.ts";
@@ -41,7 +44,8 @@ export type Runner = {
 };
 export type JournalCore = Awaited<ReturnType<typeof createJournalCore>>;
 
-export async function createJournalCore({ db }: TestDatabase) {
+/** @param blobs where snapshots are kept; without it nothing is put away. */
+export async function createJournalCore({ db }: Pick<TestDatabase, "db">, blobs?: BlobStore) {
   const sodium = await createSodium();
   const vault = createVault({ sodium, keyring: createRootKeyring(sodium, [sodium.random(32)]), store: createVaultStore(db) });
   const userVault = (userId: string) => vault.forUser(userId);
@@ -67,7 +71,8 @@ export async function createJournalCore({ db }: TestDatabase) {
       await journal.change(lease.sessionId, underLease(lease), () => undefined);
       detached.push(lease.sessionId);
     };
-    const served = runnerService({ db, journal, feeds, commandStreams, hashToken, userVault, onDetached });
+    const snapshots = blobs && createSnapshotCalls({ ...snapshotLimits, db, journal, archives: createArchives(blobs, userVault) });
+    const served = runnerService({ db, journal, feeds, commandStreams, hashToken, userVault, onDetached, ...(snapshots && { snapshots }) });
     return { journal, feeds, reader, commandStreams, served, clientWith: runnerClients(served) };
   };
   const { journal, feeds, reader, commandStreams, served, clientWith } = serve();
@@ -137,7 +142,11 @@ export async function createJournalCore({ db }: TestDatabase) {
   };
 }
 
-type RunnerParts = Pick<RunnerServiceDeps, "db" | "journal" | "feeds" | "commandStreams" | "hashToken" | "userVault" | "onDetached">;
+type RunnerParts = Pick<RunnerServiceDeps, "db" | "journal" | "feeds" | "commandStreams" | "hashToken" | "userVault" | "onDetached"> &
+  Partial<Pick<RunnerServiceDeps, "snapshots">>;
+
+const nobody = () => undefined;
+const snapshotLimits = { maxBytes: 2 ** 26, kept: 3, maxSessionMs: 86_400_000, poke: nobody, onError: nobody };
 
 const nothingPutAway = () => {
   throw new Error("nothing is put away here");
@@ -145,7 +154,6 @@ const nothingPutAway = () => {
 
 function runnerService(parts: RunnerParts) {
   const service = createRunnerService({
-    ...parts,
     assigned: async () => false,
     decide: () => ({ behavior: "ask" }),
     memory: { read: readBank, apply: applyToBank },
@@ -159,6 +167,7 @@ function runnerService(parts: RunnerParts) {
     heartbeatMs: 10_000,
     maxSessionMs: 86_400_000,
     settled: () => Promise.resolve(),
+    ...parts,
   });
   const findLease = (lease: Uint8Array) => findByLeaseHash(parts.db, lease);
   const interceptors = [createLeaseInterceptor({ hashToken: parts.hashToken, findLease }), createValidateInterceptor()];
