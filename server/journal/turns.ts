@@ -39,10 +39,13 @@ export async function goOn(change: Change): Promise<void> {
   await askAgain(change, "the session was put away while somebody was asked; the agent is told to ask again");
 }
 
+/** The notice that what was unfinished of a turn is left behind, and another agent goes on. */
+export const askingAgain = "asking_again";
+
 /** Lets a new agent go on with a turn that waited for people. What the one before asked died with it. */
 export async function askAgain(change: Change, message: string): Promise<void> {
   await closeOpenPauses(change, "superseded");
-  change.append({ case: "system", value: { subtype: "asking_again", message } });
+  change.append({ case: "system", value: { subtype: askingAgain, message } });
   continueTurn(change, asksAgain);
 }
 

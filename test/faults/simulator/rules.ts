@@ -47,6 +47,14 @@ const order = {
   publishAfterCommit: true,
   /** Commands meant for a lost runner are deleted. */
   deleteCommands: true,
+  /** An answer that no agent can be told is kept for the same call asked again. */
+  carryAnswers: true,
+  /** A kept answer counts for one call. */
+  dropCarried: true,
+  /** What a stopped agent asked is closed before another goes on. */
+  closeBeforeAskingAgain: true,
+  /** An agent that is still in a turn is not the one that is told to go on with it. */
+  replaceBusyAgent: true,
   /** What was asked of people by a lost runner is closed. */
   closePausesOfLost: true,
   /** The answer to a request id is kept in the transaction of its work. */
