@@ -49,16 +49,19 @@ export function checksOfCalls({ truthOf }: Known) {
 /** A call runs when nobody had to be asked, or when a person allowed it, or the same call of the same turn before. */
 export function checkAllowed(world: World, session: string, asked: Asked, turn: number, { id, about, isOfSubAgent }: AskedCall): void {
   asked.running.delete(id);
+  if (world.store.sessions.get(session)!.pauses.has(id)) return checkAnswered(asked, turn, id);
   const refused = [...asked.answers.values()].some(
     (answer) =>
       answer.isKept && !answer.isAllowed && !answer.usedBy && answer.turn === turn && answer.about === contentOf(about, isOfSubAgent),
   );
   if (refused) broken("I19 what a person has refused does not run", `${session} ${id}`);
-  if (!world.store.sessions.get(session)!.pauses.has(id)) return;
+}
+
+function checkAnswered(asked: Asked, turn: number, id: string): void {
   const answer = asked.answers.get(asked.applied.get(id) ?? id);
   if (!answer?.isAllowed) broken("I19 what was asked about runs when a person said so", id);
-  if (answer.turn !== turn) broken("I19 an answer is for its turn", `${session} ${id}`);
-  if ((answer.usedBy ?? id) !== id) broken("I19 an answer counts once", `${session} ${id}`);
+  if (answer.turn !== turn) broken("I19 an answer is for its turn", id);
+  if ((answer.usedBy ?? id) !== id) broken("I19 an answer counts once", id);
   answer.usedBy = id;
 }
 
@@ -90,6 +93,7 @@ function checkEvent(world: World, asked: Asked, { row, tables }: Change, { kind,
     );
     if (isAnswered) broken("I19 what a person has answered is not asked again", `${row.id} ${about}`);
   }
+  if (about === "asking_again" && asked.interrupted.has(turn)) broken("a turn that was interrupted does not go on", `${row.id} ${turn}`);
   if (word === "answer_applied") {
     const answer = asked.answers.get(answered)!;
     const pause = tables.pauses.get(call)!;

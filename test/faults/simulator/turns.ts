@@ -45,12 +45,10 @@ function askAgain(rules: Rules, change: Change): void {
 /** Stops the turn under way; without an agent to be told, it ends here. */
 export function interruptTurn(rules: Rules, change: Change): void {
   const { row } = change;
-  if (!rules.isAsleep(row)) {
-    command(change, { kind: "interrupt", turn: row.turn });
-    return set(change, { turn_acted: true });
-  }
-  finishTurn(rules, change, "interrupted");
-  if (change.row.queued_prompts > 0) wake(rules, change);
+  if (rules.isAsleep(row)) return finishTurn(rules, change, "interrupted");
+  command(change, { kind: "interrupt", turn: row.turn });
+  if (rules.order.closeAtInterrupt) closePauses(change, "interrupted");
+  set(change, { turn_acted: true });
 }
 
 export function cancelPrompt(change: Change, seq: number): boolean {
@@ -86,6 +84,7 @@ export function finishTurn(rules: Rules, change: Change, how: string, runnerSeq:
   append(change, "result", how, runnerSeq, saidIn);
   set(change, rules.turnFinished(change.row, change.now));
   if (change.row.one_shot) set(change, rules.wishToEnd(change.row, how === "success" ? "completed" : "failed") ?? {});
+  if (change.row.queued_prompts > 0 && rules.order.wakeAfterTurn) wake(rules, change);
   startNextTurn(rules, change);
 }
 
