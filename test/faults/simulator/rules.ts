@@ -51,7 +51,7 @@ const order = {
   carryAnswers: true,
   /** A kept answer counts for one call. */
   dropCarried: true,
-  /** What a stopped agent asked is closed before another goes on. */
+  /** What a stopped or lost agent asked is closed before another goes on. */
   closeBeforeAskingAgain: true,
   /** An agent that is still in a turn is not the one that is told to go on with it. */
   replaceBusyAgent: true,
@@ -59,8 +59,6 @@ const order = {
   closeAtInterrupt: true,
   /** A session that was to rest while its turn waited goes on with its queue when the turn is over. */
   wakeAfterTurn: true,
-  /** What was asked of people by a lost runner is closed. */
-  closePausesOfLost: true,
   /** The answer to a request id is kept in the transaction of its work. */
   keepAnswerWithWork: true,
   /** A change made without the lock is written only if the row is still the same. */

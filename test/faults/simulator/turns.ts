@@ -119,7 +119,7 @@ export function settleTurn(rules: Rules, change: Change): void {
   const fate = rules.fateOfTurn(change.row, isOnlyWaiting(rules, change));
   if (fate === "kept") return;
   if (fate === "asked_again") return askAgain(rules, change);
-  if (rules.order.closePausesOfLost) closePauses(change, "superseded");
+  closePauses(change, "superseded");
   if (fate === "repeated") return command(change, { kind: "prompt", seq: change.row.turn, isAgain: false });
   if (fate !== "interrupted") return;
   append(change, "system", "turn_interrupted");
