@@ -109,9 +109,11 @@ export function createDriver(place: Place, first: FirstAgent, putAway: PutAway):
   };
 }
 
+/** With the turn that it was in, if any. */
 async function stopAgent(state: State, how: "asked" | "killed"): Promise<void> {
   const { agent } = state;
   state.agent = undefined;
+  state.turn = 0;
   agent?.stop(how);
   await agent?.ended;
 }
@@ -183,6 +185,8 @@ function onAgentEnded(state: State, gone: Agent, error: Error | undefined): void
 function obey(state: State, { id: commandId, kind }: Command): void {
   switch (kind.case) {
     case "prompt":
+      // Was to be stopped, and was overtaken: what it waits for nobody answers any more.
+      if (state.turn > 0) void stopAgent(state, "killed");
       Object.assign(state, { turn: kind.value.seq, interrupted: false, stderrTail: "" });
       state.staying?.abort();
       state.agent ??= start(state);

@@ -5,7 +5,7 @@ import { ToolDecisionSchema } from "../../gen/carrel/runner/v1/command_pb.ts";
 import { type Approval, ApprovalSchema, PendingOutcome, type Question, QuestionSchema } from "../../gen/carrel/v1/approval_pb.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Change } from "./journal.ts";
-import { isAsleep, standingOfCall } from "./rules.ts";
+import { isAnswerTo, isAsleep, standingOfCall } from "./rules.ts";
 import { openBytes, sealBytes } from "./seal.ts";
 import { closePause, dropCarried, findPause, insertPause, listCarriedPauses, listOpenPauses, type PauseRow } from "./store.ts";
 
@@ -71,10 +71,11 @@ export async function takeCarried(change: Change, call: AskedCall, question: Que
   const { tx, session, vault } = change;
   const kind = question ? "question" : "approval";
   const asked = question ? sameQuestion(question) : sameCall(approvalOf(call));
-  const pauses = await listCarriedPauses(tx, session.id, session.turn);
-  const isIt = (pause: PauseRow): boolean =>
-    pause.kind === kind && asked === (question ? sameQuestion(openQuestion(vault, pause)) : sameCall(openApproval(vault, pause)));
-  const pause = pauses.find(isIt);
+  const askedBy = (pause: PauseRow): string => (question ? sameQuestion(openQuestion(vault, pause)) : sameCall(openApproval(vault, pause)));
+  const kept = (await listCarriedPauses(tx, session.id)).filter((pause) => pause.kind === kind);
+  const pause = kept.find((one) =>
+    isAnswerTo({ carried: one.carried, turn: one.turn, asked: askedBy(one) }, { turn: session.turn, asked }),
+  );
   if (!pause) return undefined;
   const decision = { ...decisionOf(change, pause), toolUseId: call.toolUseId };
   await dropCarried(tx, session.id, pause.id);

@@ -22,6 +22,14 @@ export function isAsleep({ state, restoring }: Pick<Row, "state" | "restoring">)
   return state === "hibernating" || state === "dormant" || restoring;
 }
 
+/**
+ * Whether an answer that was kept because no agent was there to be told is for a call as it is asked now: the same call once
+ * more, of the same turn. `asked` says what a call does; its id is another each time.
+ */
+export function isAnswerTo(kept: { carried: boolean; turn: number; asked: string }, call: { turn: number; asked: string }): boolean {
+  return kept.carried && kept.turn === call.turn && kept.asked === call.asked;
+}
+
 /** Where a prompt that comes now stands: behind how many others, and whether its turn begins at once. */
 export function placeOfPrompt(session: Pick<Row, "turn" | "queued_prompts" | "state" | "desired">): { position: number; starts: boolean } {
   const position = (session.turn > 0 ? 1 : 0) + session.queued_prompts;

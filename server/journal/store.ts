@@ -225,14 +225,15 @@ export async function findPause(db: Kysely<Database>, sessionId: string, id: str
 }
 
 /** Answers of the turn that began after `turnSeq` which no agent has been told. */
-export async function listCarriedPauses(tx: Transaction<Database>, sessionId: string, turnSeq: number): Promise<PauseRow[]> {
+export async function listCarriedPauses(tx: Transaction<Database>, sessionId: string): Promise<(PauseRow & { turn: number })[]> {
   return tx
     .selectFrom("pause")
-    .selectAll()
-    .where("session_id", "=", sessionId)
+    .innerJoin("event", (join) => join.onRef("event.session_id", "=", "pause.session_id").onRef("event.seq", "=", "pause.seq"))
+    .selectAll("pause")
+    .select("event.turn")
+    .where("pause.session_id", "=", sessionId)
     .where("carried", "=", true)
-    .where("seq", ">", turnSeq)
-    .orderBy("seq")
+    .orderBy("pause.seq")
     .execute();
 }
 

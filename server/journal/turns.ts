@@ -39,10 +39,13 @@ export async function goOn(change: Change): Promise<void> {
   await askAgain(change, "the session was put away while somebody was asked; the agent is told to ask again");
 }
 
+/** The notice that what was unfinished of a turn is left behind, and another agent goes on. */
+export const askingAgain = "asking_again";
+
 /** Lets a new agent go on with a turn that waited for people. What the one before asked died with it. */
 export async function askAgain(change: Change, message: string): Promise<void> {
   await closeOpenPauses(change, "superseded");
-  change.append({ case: "system", value: { subtype: "asking_again", message } });
+  change.append({ case: "system", value: { subtype: askingAgain, message } });
   continueTurn(change, asksAgain);
 }
 
@@ -53,13 +56,12 @@ const asksAgain =
 /** Stops the turn under way; without an agent to be told, it ends here. */
 export async function interruptTurn(change: Change): Promise<void> {
   const { session } = change;
-  if (!isAsleep(session)) {
-    change.command({ case: "interrupt", value: { turn: session.turn } });
-    // Should the runner be lost before it obeys, the turn ends instead of being given to the next one.
-    return change.set({ turn_acted: true });
-  }
-  await finishTurn(change, { success: false, subtype: "interrupted", summary: "", numTurns: 0 });
-  if (session.queued_prompts > 0) await wake(change);
+  if (isAsleep(session)) return finishTurn(change, { success: false, subtype: "interrupted", summary: "", numTurns: 0 });
+  change.command({ case: "interrupt", value: { turn: session.turn } });
+  // Should the runner be lost before it obeys, the turn ends instead of being given to the next one; and it waits for nobody any
+  // more, so that it is not put away before that.
+  await closeOpenPauses(change, "interrupted");
+  change.set({ turn_acted: true });
 }
 
 /** What became of a wish to take a prompt back: the event that records it, or why there is nothing to take. */
@@ -121,6 +123,8 @@ export async function finishTurn(change: Change, end: TurnEnd, origin?: Origin):
   );
   change.set(turnFinished(session, change.now));
   if (session.one_shot) requestEnd(change, end.success ? "completed" : "failed", end.success ? "" : (end.summary ?? ""));
+  // It may have been told to rest while its turn waited for a person; now there is something to do.
+  if (session.queued_prompts > 0) await wake(change);
   await startNextTurn(change);
 }
 

@@ -6,10 +6,10 @@ import { deleteCommands, type SessionRow } from "../journal/store.ts";
 import { goOn } from "../journal/turns.ts";
 import { nextBase } from "../snapshots/rules.ts";
 import { listChain } from "../snapshots/store.ts";
-import { onlyWaits } from "./lost-turns.ts";
+import { isOnlyWaiting } from "./lost-turns.ts";
 import { isUnused, nextGeneration } from "./rules.ts";
 import { destroySandboxes, type StepDeps, unmoved } from "./step.ts";
-import { dormant, hibernating, keptAwake, notRestored, restored, woken } from "./transitions.ts";
+import { dormant, hibernating, keptAwake, notRestored, puttingOff, restored, woken } from "./transitions.ts";
 
 /** What the next snapshot may be an increment to; 0 when it is to hold everything. */
 export async function baseOfNext(db: Kysely<Database>, session: Pick<SessionRow, "id" | "snapshot_generation">): Promise<number> {
@@ -20,7 +20,7 @@ export async function baseOfNext(db: Kysely<Database>, session: Pick<SessionRow,
 export async function hibernate(deps: StepDeps, session: SessionRow): Promise<void> {
   await deps.journal.change(session.id, unmoved(session), async (change) => {
     if (!isUnused(change.session, change.now, deps.idleMs)) return;
-    if (change.session.turn > 0 && !(await onlyWaits(change))) return putOff(change);
+    if (change.session.turn > 0 && !(await isOnlyWaiting(change))) return putOff(change);
     change.set(hibernating(change.now));
     const baseGeneration = await baseOfNext(change.tx, change.session);
     change.command({ case: "hibernate", value: { generation: nextGeneration(change.session), baseGeneration } });
@@ -33,7 +33,7 @@ function putOff(change: Change): void {
     const message = "the session stays awake: beside what waits for an answer, tools or sub-agents are at work";
     change.append({ case: "system", value: { subtype: "hibernation_failed", message } });
   }
-  change.set({ desired: "run", active_at: change.now });
+  change.set(puttingOff(change.now));
 }
 
 /** A snapshot that takes too long is given up; the next idle time tries again. */

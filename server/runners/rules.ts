@@ -1,7 +1,7 @@
 import { create, type JsonObject } from "@bufbuild/protobuf";
 import { type Question, QuestionSchema } from "../../gen/carrel/v1/approval_pb.ts";
 import type { EventPayload } from "../../gen/carrel/v1/event_pb.ts";
-import { isOccupied } from "../journal/rules.ts";
+import { isOccupied, waitsForPeople } from "../journal/rules.ts";
 import type { SessionCore } from "../journal/store.ts";
 import type { SessionState } from "../journal/tables.ts";
 
@@ -77,11 +77,38 @@ export function isUnused(
   return !isOccupied(session) && (session.desired === "hibernate" || (session.desired === "run" && isIdle));
 }
 
-/** What becomes of the turn of a lost runner. `onlyWaited`: people were asked, and nothing else of it was unfinished. */
+/** What an event says of the calls of its turn; undefined where it says nothing of them. */
+export type CallNews = { turn: number; news: { begun: string } | { done: string } | "agent_replaced" | undefined };
+
+/** Follows which calls of a turn are unfinished. What an agent left behind is nobody's once another one was told to go on. */
+export function followCalls(unfinished: Set<string>, turn: number, { turn: of, news }: CallNews): void {
+  // A prompt may have waited while the turn before its own went on: not all that comes after it is of its turn.
+  if (news === undefined || of !== turn) return;
+  if (news === "agent_replaced") unfinished.clear();
+  else if ("begun" in news) unfinished.add(news.begun);
+  else unfinished.delete(news.done);
+}
+
+/** Whether people were asked and nothing else is unfinished. A sub-agent that asked is at work, which would be lost. */
+export function onlyWaits(
+  session: Pick<SessionCore, "turn" | "pending_count">,
+  unfinished: ReadonlySet<string>,
+  open: readonly { call: string; isOfSubAgent: boolean }[],
+): boolean {
+  if (!waitsForPeople(session) || open.some(({ isOfSubAgent }) => isOfSubAgent)) return false;
+  const asked = new Set(open.map(({ call }) => call));
+  return [...unfinished].every((call) => asked.has(call));
+}
+
+/**
+ * What becomes of the turn of a lost runner. `onlyWaited`: people were asked, and nothing else of it was unfinished. Put away,
+ * a turn waits for people and not for a runner: one that was lost while it brought the files back takes nothing with it.
+ */
 export function fateOfTurn(
-  session: Pick<SessionCore, "turn" | "turn_acted">,
+  session: Pick<SessionCore, "turn" | "turn_acted" | "restoring">,
   onlyWaited: boolean,
-): "none" | "asked_again" | "repeated" | "interrupted" {
+): "kept" | "none" | "asked_again" | "repeated" | "interrupted" {
+  if (session.restoring) return "kept";
   if (session.turn === 0) return "none";
   if (onlyWaited) return "asked_again";
   return session.turn_acted ? "interrupted" : "repeated";

@@ -125,8 +125,7 @@ async function recover(deps: StepDeps, session: SessionRow): Promise<void> {
     change.set(recovered(row, now, deps.restartWindowMs));
     // What the lost runner was asked for was meant for it alone; a new one must not be given the prompt a second time.
     await deleteCommands(change.tx, row.id, row.last_command_id);
-    // Put away, its turn waits for people and not for a runner.
-    if (!row.restoring) await settleTurn(change);
+    await settleTurn(change);
   });
 }
 

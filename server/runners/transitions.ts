@@ -63,6 +63,11 @@ export function hibernating(now: Date) {
   return { desired: "hibernate" as const, state: "hibernating" as const, state_since: now };
 }
 
+/** Something is at work beside what waits for people: the next idle time looks again. */
+export function puttingOff(now: Date) {
+  return { desired: "run" as const, active_at: now };
+}
+
 /** Goes on as if nobody had wanted to put it away; an end that is wanted stays wanted. */
 export function keptAwake(session: Pick<Row, "desired">, now: Date) {
   return {

@@ -116,6 +116,8 @@ test("a prompt waits behind what was asked; brought back by hand, the agent asks
   const again = await watcher.untilKind("toolApprovalRequest", () => true, 30_000, from);
   expect([again.toolUseId === toolUseId, outcomes()]).toEqual([false, [PendingOutcome.SUPERSEDED]]);
   await expect(person.channel.answerApproval({ sessionId, toolUseId, approved: true })).rejects.toThrow("answered already");
+  // What the agent before left behind keeps nobody awake.
+  await untilDormant(from);
   await person.channel.answerApproval({ sessionId, toolUseId: again.toolUseId, approved: true });
   await watcher.until(() => ofKind(watcher.events, "result").length === 2, 30_000);
   expect(JSON.stringify(ofKind(watcher.events, "assistant").at(-1))).toContain("And then.");

@@ -44,6 +44,8 @@ describe("sessions under faults", () => {
       ...takenSteps.map((step) => `step: ${step}`),
       ...faults.map((fault) => `fault: ${fault}`),
       ...["spool heard", "change without the lock", "watcher was handed events", "stranded archive removed"],
+      ...["a session that waits is put away", "an approval is answered while its session is away", "nobody answered in time"],
+      ...["a carried answer is applied", "a carried refusal is applied"],
     ];
     const { reached } = seed === 1 ? simulated : simulate({ seed: 1, steps });
     expect(wanted.filter((what) => !reached.has(what))).toEqual([]);

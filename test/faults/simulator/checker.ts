@@ -1,6 +1,8 @@
 // What must hold, checked as it happens (assurance I1–I19) and once more at the end of a schedule, when everything must have
 // come to rest (L1–L4). It sees all that is true, which no program does.
+import { type Asked, checkAllowed, checksOfCalls, newAsked } from "./asked.ts";
 import { checkChange } from "./invariants.ts";
+import type { AskedCall } from "./pauses.ts";
 import type { Lease } from "./runner-service.ts";
 import type { Process } from "./scheduler.ts";
 import type { Change, Command, LoggedEvent, Row, SessionTables } from "./tables.ts";
@@ -26,13 +28,13 @@ export type Truth = {
   prompted: Set<string>;
   acted: Set<number>;
   ran: Set<string>;
-  approved: Set<string>;
+  asked: Asked;
   isTurnOpen: boolean;
 };
 
 type ProviderAnswer = { session: string; cost: number; by: Process; booked: number };
 
-type Known = {
+export type Known = {
   truthOf(session: string): Truth;
   reached: Map<string, number>;
   reach(what: string): void;
@@ -59,6 +61,7 @@ export function createChecker(world: World) {
     ...checksOfChanges(world, known),
     ...checksOfMachines(world),
     ...checksOfRunners(world, known),
+    ...checksOfCalls(known),
     ...checksOfMoney(),
     ...checksOfPeople(world),
   };
@@ -120,16 +123,18 @@ function checksOfRunners(world: World, { truthOf, rowOf }: Known) {
       if (sandbox.isLingering) return;
       const { prompted, acted } = truthOf(sessionId);
       const { seq, isAgain } = command;
-      if (prompted.has(`${epoch}/${seq}`)) broken("a prompt is given to a runner once", `${sessionId} ${seq}`);
-      prompted.add(`${epoch}/${seq}`);
+      const name = isAgain ? `${epoch}/${seq} again by ${command.id}` : `${epoch}/${seq}`;
+      if (prompted.has(name)) broken("a prompt is given to a runner once", `${sessionId} ${seq}`);
+      prompted.add(name);
       if (acted.has(seq) && !isAgain) broken("what tools did is not done twice", `${sessionId} ${seq}`);
     },
-    toolRan({ sessionId, epoch }: Lease, seq: number, call: string, { box }: Sandbox): void {
+    toolRan({ sessionId, epoch }: Lease, seq: number, asked: AskedCall, { box }: Sandbox): void {
       const truth = truthOf(sessionId);
-      const { row, pauses } = world.store.sessions.get(sessionId)!;
+      const call = asked.id;
+      const { row } = world.store.sessions.get(sessionId)!;
       if (row.epoch !== epoch) broken("I6 one runner acts", `${sessionId}: tool of epoch ${epoch} in ${row.epoch}`);
       if (truth.ran.has(call)) broken("a call runs once", call);
-      if (pauses.has(call) && !truth.approved.has(call)) broken("I19 what was asked about runs when a person said so", call);
+      checkAllowed(world, sessionId, truth.asked, seq, asked);
       truth.ran.add(call);
       truth.acted.add(seq);
       truth.files = box.files;
@@ -194,8 +199,8 @@ function checksOfPeople(world: World) {
 }
 
 function newTruth(): Truth {
-  const sets = { prompted: new Set<string>(), acted: new Set<number>(), ran: new Set<string>(), approved: new Set<string>() };
-  return { ...sets, logged: new Map(), said: new Map(), files: 0, isTurnOpen: false };
+  const sets = { prompted: new Set<string>(), acted: new Set<number>(), ran: new Set<string>() };
+  return { ...sets, asked: newAsked(), logged: new Map(), said: new Map(), files: 0, isTurnOpen: false };
 }
 
 /** The files of a session go only when it has ended, or a whole snapshot holds all of them, or they are half of one. */

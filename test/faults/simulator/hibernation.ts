@@ -1,12 +1,19 @@
 // The changes that put a session away and bring it back (server/runners/hibernation.ts).
 import { append, type Change, set } from "./tables.ts";
-import { forgetCommands, startNextTurn } from "./turns.ts";
+import { forgetCommands, goOn } from "./turns.ts";
 import { times, type World } from "./world.ts";
 
 export function keepAwake(world: World, one: Change): void {
   set(one, world.rules.keptAwake(one.row, one.now));
   append(one, "system", "hibernation_failed");
-  startNextTurn(world.rules, one);
+  goOn(world.rules, one);
+}
+
+/** Beside what waits for a person something is at work, which would be lost. */
+export function putOff(world: World, one: Change): void {
+  world.checker.putOff(one);
+  if (one.row.desired === "hibernate") append(one, "system", "hibernation_failed");
+  set(one, world.rules.puttingOff(one.now));
 }
 
 export function putAway(world: World, one: Change): void {
@@ -17,7 +24,7 @@ export function putAway(world: World, one: Change): void {
 export function finishRestore(world: World, one: Change): void {
   set(one, world.rules.restored(one.row, one.now, times.maxSessionMs));
   append(one, "system", "resumed");
-  startNextTurn(world.rules, one);
+  goOn(world.rules, one);
 }
 
 export function failRestore(world: World, one: Change): void {

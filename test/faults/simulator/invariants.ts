@@ -1,4 +1,5 @@
 // What must hold of each change of a session, looked at when it is committed.
+import { checkAsked } from "./asked.ts";
 import { broken, type Truth } from "./checker.ts";
 import { concurrentSessions } from "./sessions.ts";
 import type { Change, LoggedEvent, Row } from "./tables.ts";
@@ -32,7 +33,8 @@ export function checkChange(world: World, before: Row, change: Change): void {
   if (row.last_seq !== tables.log.length) broken("I3 the log is dense", `${row.id}: ${row.last_seq} of ${tables.log.length}`);
   if (row.queued_prompts !== tables.queue.length)
     broken("the row counts the queue", `${row.id}: ${row.queued_prompts} of ${tables.queue.length}`);
-  checkPauses(truth, change);
+  checkPauses(change);
+  checkAsked(world, truth, before, change);
   if (row.snapshot_generation !== before.snapshot_generation) checkSnapshot(world, before, change);
   if (before.state !== "dormant" && row.state === "dormant") checkPutAway(world, truth, before, change);
   if (before.restoring && !row.restoring && row.state === "running" && row.desired !== "end") checkRestored(world, truth, change);
@@ -51,7 +53,8 @@ function checkState(world: World, before: Row, row: Row): void {
   if (before.desired === "end" && row.desired !== "end") broken("I9 an end that is wanted comes", row.id);
   if (before.turn > 0 && row.turn > 0 && before.turn !== row.turn && before.num_turns === row.num_turns)
     broken("one turn at a time", row.id);
-  const isLeaving = row.state === "hibernating" && (row.turn > 0 || row.desired !== "hibernate");
+  const isAtWork = row.turn > 0 && row.pending_count === 0;
+  const isLeaving = row.state === "hibernating" && (isAtWork || row.desired !== "hibernate");
   if (isLeaving && row.desired !== "end") broken("who is at work is not put away", `${row.id}: turn ${row.turn}, ${row.desired}`);
 }
 
@@ -81,14 +84,15 @@ function checkSaid({ logged }: Truth, { epoch, runnerSeq, saidIn }: LoggedEvent,
   logged.set(epoch, runnerSeq!);
 }
 
-function checkPauses(truth: Truth, { row, tables }: Change): void {
+function checkPauses({ row, tables }: Change): void {
   if (tables.pauses.size === 0) return;
+  // Put away, a session waits though its runner is gone.
+  const isAway = row.restoring || row.state === "dormant";
   let open = 0;
   for (const { outcome, call, epoch } of tables.pauses.values()) {
-    if (outcome === "approved") truth.approved.add(call);
     if (outcome !== null) continue;
     open += 1;
-    if (epoch !== row.epoch) broken("I19 what a lost runner asked is closed", `${row.id} ${call}`);
+    if (epoch !== row.epoch && !isAway) broken("I19 what a lost runner asked is closed", `${row.id} ${call}`);
   }
   if (open !== row.pending_count) broken("the row counts what is asked", `${row.id}: ${row.pending_count} of ${open}`);
 }
@@ -109,7 +113,8 @@ function checkSnapshot(world: World, before: Row, { row, tables }: Change): void
 
 function checkPutAway(world: World, truth: Truth, before: Row, { row, tables }: Change): void {
   if (before.state !== "hibernating") return;
-  if (row.turn > 0 || row.pending_count > 0 || row.queued_prompts > 0) broken("who is at work is not put away", row.id);
+  const waits = row.turn > 0 && row.pending_count > 0;
+  if (!waits && (row.turn > 0 || row.pending_count > 0 || row.queued_prompts > 0)) broken("who is at work is not put away", row.id);
   const archive = tables.snapshots.at(-1)?.archive ?? "";
   const blob = world.blobs.get(archive);
   if (blob && blob.files !== truth.files) broken("I13 a snapshot holds all that was done", `${row.id}: ${blob.files}, not ${truth.files}`);

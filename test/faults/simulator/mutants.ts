@@ -43,9 +43,33 @@ const turns: Record<string, Rules> = {
   "a prompt starts while another's turn is under way": replaced({ placeOfPrompt: startAlways }),
   "a prompt does not wake a dormant session": without("wakeOnPrompt"),
   "the last of two answers to an approval wins": replaced({ isFirstAnswer: () => true }),
-  "what a lost runner asked stays open": without("closePausesOfLost"),
   "a call is asked about anew whenever its runner asks": replaced({ standingOfCall: () => "new" }),
   "the answer to a request id is kept after its work": without("keepAnswerWithWork"),
+};
+
+const waiting: Record<string, Rules> = {
+  "an answer that was kept counts twice": without("dropCarried"),
+  "an answer that was kept counts for the next turn too": replaced({
+    isAnswerTo: (kept, call) => rules.isAnswerTo({ ...kept, turn: call.turn }, call),
+  }),
+  "an answer that was kept counts for any call": replaced({
+    isAnswerTo: (kept, call) => rules.isAnswerTo({ ...kept, asked: call.asked }, call),
+  }),
+  "an answer that no agent can be told is forgotten": without("carryAnswers"),
+  "an answer is told to a runner whose agent was stopped": replaced({ isAsleep: ({ state }) => state === "dormant" }),
+  "what a stopped or lost agent asked stays open": without("closeBeforeAskingAgain"),
+  "an agent that waits is told to go on": without("replaceBusyAgent"),
+  "a turn that waits is put away although a tool is at work": replaced({ onlyWaits: (session) => rules.waitsForPeople(session) }),
+  "what an agent left behind counts as unfinished": replaced({ followCalls: neverReplaced }),
+  "what another turn left behind counts as unfinished": replaced({
+    followCalls: (unfinished, turn, event) => rules.followCalls(unfinished, turn, { ...event, turn }),
+  }),
+  "a turn that waits is settled when a sandbox is lost that brings it back": replaced({
+    fateOfTurn: (session, onlyWaited) => rules.fateOfTurn({ ...session, restoring: false }, onlyWaited),
+  }),
+  "a prompt wakes a session that waits for people": replaced({ waitsForPeople: () => false }),
+  "what an interrupted turn has asked stays open": without("closeAtInterrupt"),
+  "a queue waits on when the turn of a session that was to rest is over": without("wakeAfterTurn"),
 };
 
 const snapshots: Record<string, Rules> = {
@@ -63,7 +87,7 @@ const snapshots: Record<string, Rules> = {
   "half of the files that were brought back is kept": without("emptyHalfRestored"),
   "half of the files goes while they may still be whole": without("emptyAfterRecovery"),
   "a fork shares the archive of its source": without("copyForFork"),
-  "who is at work is put away": replaced({ isUnused: ({ desired }) => desired !== "end" }),
+  "who is at work is put away": replaced({ isUnused: ({ desired }) => desired !== "end", onlyWaits: () => true }),
 };
 
 const lives: Record<string, Rules> = {
@@ -95,9 +119,15 @@ const money: Record<string, Rules> = {
   "a booking whose commit is unknown is made again": without("bookOnce"),
 };
 
-export const mutants: readonly Mutant[] = Object.entries({ ...fencing, ...events, ...turns, ...snapshots, ...lives, ...money }).map(
-  ([name, rules]) => ({ name, rules }),
-);
+export const mutants: readonly Mutant[] = Object.entries({
+  ...fencing,
+  ...events,
+  ...turns,
+  ...waiting,
+  ...snapshots,
+  ...lives,
+  ...money,
+}).map(([name, rules]) => ({ name, rules }));
 
 function sameEpoch(...[row, now, ms]: Parameters<Rules["launched"]>) {
   return { ...rules.launched(row, now, ms), epoch: Math.max(1, row.epoch) };
@@ -124,4 +154,8 @@ function instead(step: ReturnType<Rules["nextStep"]>, other: ReturnType<Rules["n
     const next = rules.nextStep(observed, deadlines);
     return next === step ? other : next;
   };
+}
+
+function neverReplaced(...[unfinished, turn, event]: Parameters<Rules["followCalls"]>): void {
+  if (event.news !== "agent_replaced") rules.followCalls(unfinished, turn, event);
 }

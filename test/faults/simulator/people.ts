@@ -154,6 +154,10 @@ function* answerAll(world: World, person: Person): Task {
       if (row.owner !== person.name || row.pending_count === 0) continue;
       for (const pause of pauses.values()) {
         if (pause.outcome !== null) continue;
+        if (person.isBusy && random.chance(0.2)) {
+          yield* attempt(world, (plane) => sessions.hibernateSession(world, plane, session));
+          yield sleep(world, random.between(20, 3_000));
+        }
         if (random.chance(0.3)) world.scheduler.spawn(people, answer(world, person, session, pause.call));
         yield* answer(world, person, session, pause.call);
       }

@@ -1,11 +1,12 @@
 // The reconciler of a control plane (server/runners/reconciler.ts, steps.ts, hibernation.ts): looks, takes one step, looks again.
-import { failRestore, keepAwake } from "./hibernation.ts";
+import { failRestore, keepAwake, putOff } from "./hibernation.ts";
 import { type ControlPlane, change, readRow } from "./journal.ts";
 import { destroy, launch, listSandboxes, removeFiles, type Start } from "./machine.ts";
 import { settled } from "./model-gateway.ts";
+import { expirePauses, isUnanswered } from "./pauses.ts";
 import { Refusal, type Task } from "./scheduler.ts";
 import { append, command, type Row, set } from "./tables.ts";
-import { closePauses, forgetCommands, report, settleTurn } from "./turns.ts";
+import { closePauses, forgetCommands, isOnlyWaiting, report, settleTurn } from "./turns.ts";
 import { newId, newNumber, readTables, sleep, times, type World } from "./world.ts";
 
 type TakeStep = (world: World, plane: ControlPlane, seen: Row) => Task;
@@ -45,8 +46,12 @@ export function* lookAround(world: World, plane: ControlPlane): Task {
     // Who was stopped, or had no database for a heartbeat to be recorded in, has no right to call anybody late.
     if (now - memory.lastLook > times.intervalMs + times.blindMs) memory.seeingSince = now;
     try {
-      const due = (yield readTables(world, (row) => row.host === plane.host && isDue(row, world.scheduler.now))) as string[];
+      const due = (yield readTables(world, (row) => row.host === plane.host && isDue(world, row))) as string[];
       for (const id of due) poke(world, plane, id);
+      for (const id of (yield readTables(world, (row) => row.host === plane.host && isUnattended(world, row))) as string[]) {
+        yield* change(world, plane, id, isNotOver, (one) => expirePauses(world.rules, one));
+        world.checker.reach("nobody answered in time");
+      }
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       memory.seeingSince = world.scheduler.now;
@@ -57,15 +62,24 @@ export function* lookAround(world: World, plane: ControlPlane): Task {
 }
 
 /** What `listDue` of server/runners/store.ts asks the database. */
-function isDue(row: Row, now: number): boolean {
+function isDue({ rules, scheduler: { now } }: World, row: Row): boolean {
   if (row.state === "ended") return false;
   if (row.state !== "running" && row.state !== "dormant") return true;
   if (row.desired === "end") return true;
   if (row.state === "dormant" && (row.box !== null || row.desired === "run")) return true;
   if (row.state === "running" && row.desired === "hibernate") return true;
-  const isIdle = row.turn === 0 && row.pending_count === 0 && row.queued_prompts === 0;
-  if (row.state === "running" && isIdle && row.active_at.getTime() < now - times.idleMs) return true;
+  if (row.state === "running" && !rules.isOccupied(row) && row.active_at.getTime() < now - times.idleMs) return true;
   return (row.lease_until !== null && row.lease_until.getTime() < now) || (row.ends_at !== null && row.ends_at.getTime() < now);
+}
+
+/** What `listUnanswered` asks. */
+function isUnattended({ store, scheduler: { now } }: World, { id, one_shot, state, pending_count }: Row): boolean {
+  if (!one_shot || pending_count === 0 || (state !== "running" && state !== "dormant")) return false;
+  return [...store.sessions.get(id)!.pauses.values()].some((pause) => isUnanswered(pause, now));
+}
+
+function isNotOver({ state }: Row): void {
+  if (state === "ended") throw new Refusal("SESSION_ENDED");
 }
 
 /** One look at a time for each session; asked meanwhile, or after a step, it looks again. */
@@ -217,6 +231,7 @@ function* hibernate(world: World, plane: ControlPlane, seen: Row): Task {
   const { rules } = world;
   yield* change(world, plane, seen.id, unmoved(world, seen), (one) => {
     if (!rules.isUnused(one.row, one.now, times.idleMs)) return;
+    if (one.row.turn > 0 && !isOnlyWaiting(rules, one)) return putOff(world, one);
     set(one, rules.hibernating(one.now));
     command(one, { kind: "hibernate", generation: rules.nextGeneration(one.row) });
   });

@@ -24,6 +24,8 @@ function unrestOf(world: World, { row, log, queue }: SessionTables): string | un
   if (row.ends_at !== null && row.ends_at.getTime() < world.scheduler.now - 10_000) return "is past its lifetime";
   if (row.state !== "dormant" || row.desired !== "hibernate" || row.box !== null) return `is ${row.state}, wanted ${row.desired}`;
   const couldNotResume = log.findLast(({ about }) => about === "resume_failed" || about === "resumed")?.about === "resume_failed";
+  if (row.pending_count > 0) return "waits for a person who answers";
+  if (row.turn > 0 && !couldNotResume) return `is dormant in turn ${row.turn}, with nothing to wait for`;
   if (queue.length > 0 && !couldNotResume) return "is dormant with a prompt in its queue";
   return undefined;
 }

@@ -47,8 +47,18 @@ const order = {
   publishAfterCommit: true,
   /** Commands meant for a lost runner are deleted. */
   deleteCommands: true,
-  /** What was asked of people by a lost runner is closed. */
-  closePausesOfLost: true,
+  /** An answer that no agent can be told is kept for the same call asked again. */
+  carryAnswers: true,
+  /** A kept answer counts for one call. */
+  dropCarried: true,
+  /** What a stopped or lost agent asked is closed before another goes on. */
+  closeBeforeAskingAgain: true,
+  /** An agent that is still in a turn is not the one that is told to go on with it. */
+  replaceBusyAgent: true,
+  /** What an interrupted turn has asked is closed at once, so that it is neither put away nor asks again. */
+  closeAtInterrupt: true,
+  /** A session that was to rest while its turn waited goes on with its queue when the turn is over. */
+  wakeAfterTurn: true,
   /** The answer to a request id is kept in the transaction of its work. */
   keepAnswerWithWork: true,
   /** A change made without the lock is written only if the row is still the same. */

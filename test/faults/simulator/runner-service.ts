@@ -4,10 +4,11 @@ import { failRestore, finishRestore, keepAwake, putAway } from "./hibernation.ts
 import { type ControlPlane, change, changeOptimistically, type Guard, readRow, tablesOf } from "./journal.ts";
 import { settled } from "./model-gateway.ts";
 import { deleteBlob, discardUnnamed, readBlob, transfer, upload } from "./object-store.ts";
+import { type AskedCall, decideTool, type Verdict } from "./pauses.ts";
 import { createGate, type Process, Refusal, type Task } from "./scheduler.ts";
 import { type Stream, send } from "./streams.ts";
 import { type Change, type Command, type Snapshot, set } from "./tables.ts";
-import { decideTool, forgetCommands, report, startNextTurn } from "./turns.ts";
+import { forgetCommands, report, startNextTurn, wake } from "./turns.ts";
 import { type Blob, newNumber, readTables, type SpooledEvent, times, type World, waitAt } from "./world.ts";
 
 export type Lease = { token: number; sessionId: string; epoch: number };
@@ -72,15 +73,9 @@ function acknowledgeEarly(world: World, plane: ControlPlane, { firstSeq, events 
   return firstSeq + events.length - 1;
 }
 
-export function* decide(
-  world: World,
-  plane: ControlPlane,
-  lease: Lease,
-  callId: string,
-  verdict: "allow" | "deny" | "ask",
-): Task<boolean | undefined> {
+export function* decide(world: World, plane: ControlPlane, lease: Lease, asked: AskedCall, verdict: Verdict): Task<boolean | undefined> {
   yield* requireLease(world, plane, lease);
-  return yield* change(world, plane, lease.sessionId, underLease(world, lease), (one) => decideTool(world.rules, one, callId, verdict));
+  return yield* change(world, plane, lease.sessionId, underLease(world, lease), (one) => decideTool(world.rules, one, asked, verdict));
 }
 
 /** Sends the commands after `afterId`, and those to come, until the lease is over. */
@@ -158,7 +153,7 @@ function* commit(
   try {
     replaced = yield* change(world, plane, lease.sessionId, underLease(world, lease), (one) => {
       // Something of the agent's may have asked for a person after it was told to rest.
-      if (one.row.state === "hibernating" && rules.isOccupied(one.row)) set(one, rules.wakened(one.row, one.now));
+      if (one.row.state === "hibernating" && rules.isOccupied(one.row)) wake(rules, one);
       if (!rules.isAskedFor(one.row, generation) || !rules.isLastAsked(one.row, commandId)) return undefined;
       point(one, generation, archive);
       if (one.row.state === "hibernating") putAway(world, one);

@@ -219,16 +219,15 @@ function obey(runner: Runner, command: Command): void {
   switch (command.kind) {
     case "prompt":
       world.checker.prompted(runner.lease, command, sandbox);
+      // Was to be stopped, and was overtaken: what it waits for nobody answers any more.
+      if (runner.turn > 0 && world.rules.order.replaceBusyAgent) stopAgent(runner);
       runner.turn = command.seq;
       runner.staying.isAborted = true;
       runner.agent ??= startAgent(runner);
-      return prompt(runner, runner.agent, command.seq);
+      return prompt(runner, runner.agent, command.seq, command.isAgain);
     case "interrupt":
-      if (runner.turn !== command.turn) return;
-      stopAgent(runner);
-      runner.turn = 0;
-      say(runner, "result", "interrupted");
-      runner.agent = startAgent(runner);
+      if (runner.turn === command.turn && runner.agent)
+        world.scheduler.spawn(sandbox.process, interrupt(runner, runner.agent, command.turn));
       return;
     case "decision":
       return decided(runner, command.call, command.isAllowed);
@@ -238,6 +237,15 @@ function obey(runner: Runner, command: Command): void {
       runner.isLeaving = true;
       return inTurn(runner, (staying) => terminate(runner, command, staying));
   }
+}
+
+/** The agent takes its time to end its turn, and may be stopped meanwhile. */
+function* interrupt(runner: Runner, agent: Agent, turn: number): Task {
+  yield sleep(runner.world, runner.world.random.between(5, 300));
+  if (runner.agent !== agent || runner.turn !== turn) return;
+  stopAgent(runner);
+  say(runner, "result", "interrupted");
+  runner.agent = startAgent(runner);
 }
 
 function decided(runner: Runner, callId: string, isAllowed: boolean): void {

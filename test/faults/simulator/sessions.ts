@@ -1,9 +1,10 @@
 // What people ask of a control plane (server/sessions, server/channel): any of them answers for any session.
 import { type ControlPlane, change, type Guard, publish, tablesOf } from "./journal.ts";
 import { discardUnnamed, readBlob, upload } from "./object-store.ts";
+import { answerApproval } from "./pauses.ts";
 import { Refusal, type Task } from "./scheduler.ts";
-import { append, type Change, command, openChange, type Row, type SessionTables, type Snapshot, set } from "./tables.ts";
-import { acceptPrompt, answerApproval, cancelPrompt } from "./turns.ts";
+import { append, type Change, openChange, type Row, type SessionTables, type Snapshot, set } from "./tables.ts";
+import { acceptPrompt, cancelPrompt, interruptTurn, wake } from "./turns.ts";
 import { type Blob, databaseNow, newId, transaction, type World } from "./world.ts";
 
 export type Call = { owner: string; requestId: string; parameters: string };
@@ -64,8 +65,8 @@ export function answer(
 export function* interrupt(world: World, plane: ControlPlane, sessionId: string): Task {
   yield* change(world, plane, sessionId, alive, (one) => {
     if (one.row.turn === 0) return;
-    command(one, { kind: "interrupt", turn: one.row.turn });
-    set(one, { turn_acted: true });
+    world.checker.interrupted(one.row);
+    interruptTurn(world.rules, one);
   });
 }
 
@@ -78,7 +79,7 @@ export function* hibernateSession(world: World, plane: ControlPlane, sessionId: 
 }
 
 export function* resumeSession(world: World, plane: ControlPlane, sessionId: string): Task {
-  yield* change(world, plane, sessionId, alive, (one) => set(one, world.rules.wakened(one.row, one.now)));
+  yield* change(world, plane, sessionId, alive, (one) => wake(world.rules, one));
 }
 
 export function* terminateSession(world: World, plane: ControlPlane, sessionId: string): Task {

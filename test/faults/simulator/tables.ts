@@ -93,6 +93,13 @@ export type CommandInit = WithoutId<Command>;
 
 export type Pause = {
   call: string;
+  /** The turn of the event by which it was asked. */
+  turn: number;
+  /** What the call does: the same when it is asked about again under another id. */
+  about: string;
+  isOfSubAgent: boolean;
+  askedAt: Date;
+  carried: boolean;
   epoch: number;
   outcome: string | null;
   isDecided: boolean;
@@ -125,12 +132,14 @@ export type Change = {
   readonly now: Date;
   readonly events: LoggedEvent[];
   readonly commands: Command[];
+  /** Pauses that it closes. */
+  readonly closed: Set<Pause>;
   /** What else is written with it. */
   readonly also: (() => void)[];
 };
 
 export function openChange(tables: SessionTables, row: Row, now: Date): Change {
-  return { tables, row: { ...row }, now, events: [], commands: [], also: [] };
+  return { tables, row: { ...row }, now, events: [], commands: [], closed: new Set(), also: [] };
 }
 
 export function set(change: Change, values: Partial<Row>): void {
@@ -155,8 +164,13 @@ export function deleteCommands({ tables, also }: Change, throughId: number): voi
   });
 }
 
-export function openPauses({ tables, row }: Change): Pause[] {
-  return row.pending_count === 0 ? [] : [...tables.pauses.values()].filter(({ outcome }) => outcome === null);
+export function openPauses({ tables, row, closed }: Change): Pause[] {
+  return row.pending_count === 0 ? [] : [...tables.pauses.values()].filter((pause) => pause.outcome === null && !closed.has(pause));
+}
+
+export function closePause({ closed, also }: Change, pause: Pause, closing: Partial<Pause>): void {
+  closed.add(pause);
+  also.push(() => Object.assign(pause, closing));
 }
 
 /** The commit. */

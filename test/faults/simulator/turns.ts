@@ -1,10 +1,11 @@
-// The journal's changes of a session (server/journal/turns.ts, pauses.ts; server/runners/report.ts, lost-turns.ts), over the
+// The journal's changes of a session (server/journal/turns.ts; server/runners/report.ts, lost-turns.ts), over the
 // simulated tables. What is decided is decided by the rules; here is only what is written.
 import { create } from "@bufbuild/protobuf";
 import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/event_pb.ts";
+import type { CallNews } from "../../../server/runners/rules.ts";
 import type { Rules } from "./rules.ts";
 import { Refusal } from "./scheduler.ts";
-import { append, type Change, command, deleteCommands, openPauses, type Pause, set } from "./tables.ts";
+import { append, type Change, closePause, command, deleteCommands, type LoggedEvent, openPauses, set } from "./tables.ts";
 import type { SpooledEvent } from "./world.ts";
 
 export type Accepted = { seq: number; queued: boolean };
@@ -13,13 +14,41 @@ export function acceptPrompt(rules: Rules, change: Change, requestId: string): A
   const queued = rules.placeOfPrompt(change.row).position > 0;
   const seq = append(change, "user", requestId);
   const isPutAway = change.row.state === "dormant";
-  if (rules.order.wakeOnPrompt || !isPutAway) set(change, rules.wakened(change.row, change.now));
+  if ((rules.order.wakeOnPrompt || !isPutAway) && !rules.waitsForPeople(change.row)) wake(rules, change);
   if (rules.placeOfPrompt(change.row).starts) startTurn(rules, change, seq);
   else {
     change.also.push(() => change.tables.queue.push(seq));
     set(change, { queued_prompts: change.row.queued_prompts + 1 });
   }
   return { seq, queued };
+}
+
+export function wake(rules: Rules, change: Change): void {
+  const woken = rules.wakened(change.row, change.now);
+  set(change, woken);
+  if (woken.state === "running") goOn(rules, change);
+}
+
+/** What a session does first whose agent was stopped to put it away. */
+export function goOn(rules: Rules, change: Change): void {
+  if (change.row.turn === 0) startNextTurn(rules, change);
+  else askAgain(rules, change);
+}
+
+/** Lets a new agent go on with a turn that waited for people. */
+function askAgain(rules: Rules, change: Change): void {
+  if (rules.order.closeBeforeAskingAgain) closePauses(change, "superseded");
+  append(change, "system", "asking_again");
+  command(change, { kind: "prompt", seq: change.row.turn, isAgain: true });
+}
+
+/** Stops the turn under way; without an agent to be told, it ends here. */
+export function interruptTurn(rules: Rules, change: Change): void {
+  const { row } = change;
+  if (rules.isAsleep(row)) return finishTurn(rules, change, "interrupted");
+  command(change, { kind: "interrupt", turn: row.turn });
+  if (rules.order.closeAtInterrupt) closePauses(change, "interrupted");
+  set(change, { turn_acted: true });
 }
 
 export function cancelPrompt(change: Change, seq: number): boolean {
@@ -50,51 +79,21 @@ function startTurn(rules: Rules, change: Change, seq: number): void {
   command(change, { kind: "prompt", seq, isAgain: false });
 }
 
-export function finishTurn(rules: Rules, change: Change, isSuccess: boolean, runnerSeq: number | null = null, saidIn = 0): void {
+export function finishTurn(rules: Rules, change: Change, how: string, runnerSeq: number | null = null, saidIn = 0): void {
   closePauses(change, "interrupted");
-  append(change, "result", isSuccess ? "success" : "failure", runnerSeq, saidIn);
+  append(change, "result", how, runnerSeq, saidIn);
   set(change, rules.turnFinished(change.row, change.now));
-  if (change.row.one_shot) set(change, rules.wishToEnd(change.row, isSuccess ? "completed" : "failed") ?? {});
+  if (change.row.one_shot) set(change, rules.wishToEnd(change.row, how === "success" ? "completed" : "failed") ?? {});
+  if (change.row.queued_prompts > 0 && rules.order.wakeAfterTurn) wake(rules, change);
   startNextTurn(rules, change);
 }
 
 export function closePauses(change: Change, outcome: string): void {
   for (const pause of openPauses(change)) {
-    change.also.push(() => Object.assign(pause, { outcome }));
+    closePause(change, pause, { outcome });
     set(change, { pending_count: change.row.pending_count - 1, active_at: change.now });
     append(change, "approvalResolved", pause.call);
   }
-}
-
-/** A runner asks whether a call may run: the answer, or undefined while a person is asked. */
-export function decideTool(rules: Rules, change: Change, callId: string, verdict: "allow" | "deny" | "ask"): boolean | undefined {
-  const pause = change.tables.pauses.get(callId);
-  const standing = rules.standingOfCall(pause && { outcome: pause.outcome, isDecided: pause.isDecided, isSameInput: true });
-  if (standing === "open") return undefined;
-  if (standing !== "new") return standing === "decided" && pause!.isAllowed;
-  if (verdict === "allow") return true;
-  const { epoch } = change.row;
-  const isDenied = verdict === "deny";
-  const seq = append(change, isDenied ? "system" : "approvalRequest", callId);
-  const asked: Pause = { call: callId, epoch, outcome: isDenied ? "denied" : null, isDecided: isDenied, isAllowed: false, answer: "", seq };
-  change.also.push(() => change.tables.pauses.set(callId, asked));
-  if (!isDenied) set(change, { pending_count: change.row.pending_count + 1 });
-  return isDenied ? false : undefined;
-}
-
-/** A person's answer; the number of its event. */
-export function answerApproval(rules: Rules, change: Change, callId: string, isAllowed: boolean, answer: string): number {
-  const pause = change.tables.pauses.get(callId);
-  if (!pause) throw new Refusal("NOT_FOUND");
-  if (!rules.isFirstAnswer(pause)) {
-    if (pause.answer === answer) return pause.seq;
-    throw new Refusal("ALREADY_ANSWERED");
-  }
-  const seq = append(change, "approvalResolved", callId);
-  change.also.push(() => Object.assign(pause, { outcome: isAllowed ? "approved" : "denied", isDecided: true, isAllowed, answer, seq }));
-  set(change, { pending_count: change.row.pending_count - 1, active_at: change.now });
-  command(change, { kind: "decision", call: callId, isAllowed });
-  return seq;
 }
 
 /** What a runner says becomes part of the log, once. */
@@ -104,7 +103,7 @@ export function report(rules: Rules, change: Change, firstRunnerSeq: number, eve
   for (let index = place.skip; index < events.length; index += 1) {
     const { kind, about, saidIn } = events[index]!;
     const runnerSeq = firstRunnerSeq + index;
-    if (kind === "result" && change.row.turn > 0) finishTurn(rules, change, about === "success", runnerSeq, saidIn);
+    if (kind === "result" && change.row.turn > 0) finishTurn(rules, change, about, runnerSeq, saidIn);
     else {
       if (isAct(rules, kind)) set(change, { turn_acted: true });
       if (change.row.turn === 0) set(change, { active_at: change.now });
@@ -117,28 +116,32 @@ export function report(rules: Rules, change: Change, firstRunnerSeq: number, eve
 
 /** What becomes of the turn of a lost runner. */
 export function settleTurn(rules: Rules, change: Change): void {
-  const waited = onlyWaited(change);
-  if (rules.order.closePausesOfLost) closePauses(change, "superseded");
-  const fate = rules.fateOfTurn(change.row, waited);
-  const seq = change.row.turn;
-  if (fate === "asked_again" || fate === "repeated") return command(change, { kind: "prompt", seq, isAgain: fate === "asked_again" });
+  const fate = rules.fateOfTurn(change.row, isOnlyWaiting(rules, change));
+  if (fate === "kept") return;
+  if (fate === "asked_again") return askAgain(rules, change);
+  closePauses(change, "superseded");
+  if (fate === "repeated") return command(change, { kind: "prompt", seq: change.row.turn, isAgain: false });
   if (fate !== "interrupted") return;
   append(change, "system", "turn_interrupted");
-  finishTurn(rules, change, false);
+  finishTurn(rules, change, "lost");
 }
 
-/** Whether people were asked and nothing else of the turn is unfinished. */
-function onlyWaited(change: Change): boolean {
+/** Whether the turn waits for people and for nothing else, by its log. */
+export function isOnlyWaiting(rules: Rules, change: Change): boolean {
   const { tables, row } = change;
-  if (row.turn === 0 || row.pending_count === 0) return false;
+  if (!rules.waitsForPeople(row)) return false;
   const unfinished = new Set<string>();
   for (let index = row.turn; index < tables.log.length; index += 1) {
-    const { kind, about } = tables.log[index]!;
-    if (kind === "toolUse") unfinished.add(about);
-    if (kind === "toolResult") unfinished.delete(about);
+    const event = tables.log[index]!;
+    rules.followCalls(unfinished, row.turn, { turn: event.turn, news: newsOf(event) });
   }
-  for (const { call } of openPauses(change)) unfinished.delete(call);
-  return unfinished.size === 0;
+  return rules.onlyWaits(row, unfinished, openPauses(change));
+}
+
+function newsOf({ kind, about }: LoggedEvent): CallNews["news"] {
+  if (kind === "toolUse") return { begun: about };
+  if (kind === "toolResult") return { done: about };
+  return about === "asking_again" ? "agent_replaced" : undefined;
 }
 
 export function forgetCommands(rules: Rules, change: Change, throughId: number): void {

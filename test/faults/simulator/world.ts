@@ -35,6 +35,7 @@ export const times = {
   keepAliveMs: 3_000,
   settleMs: 1_000,
   retentionMs: 200_000,
+  unansweredMs: 4_000,
   sweepMs: 7_000,
   callTimeoutMs: 2_500,
 };

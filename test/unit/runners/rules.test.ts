@@ -1,14 +1,19 @@
 import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/event_pb.ts";
+import { isAnswerTo } from "../../../server/journal/rules.ts";
 import {
   alreadyCommitted,
+  type CallNews,
+  fateOfTurn,
+  followCalls,
   isAct,
   isLastAsked,
   isReportable,
   isUnused,
   nextStep,
   type Observed,
+  onlyWaits,
   questionOf,
   type Step,
 } from "../../../server/runners/rules.ts";
@@ -198,4 +203,46 @@ test("the agent's question is shown as it was asked, and what is no question is 
   ]);
   for (const input of [{}, { questions: "x" }, { questions: null }, { questions: [1, []] }])
     expect(questionOf("t", input).questions).toEqual([]);
+});
+
+describe("a turn that waits for people", () => {
+  const waiting = { turn: 5, turn_acted: true, pending_count: 1, restoring: false };
+  const asks = (call: string, isOfSubAgent = false) => [{ call, isOfSubAgent }];
+  const unfinishedAfter = (...events: CallNews[]) => {
+    const unfinished = new Set<string>();
+    for (const event of events) followCalls(unfinished, waiting.turn, event);
+    return unfinished;
+  };
+  const begun = (call: string, turn = waiting.turn) => ({ turn, news: { begun: call } });
+
+  test("waits for nothing else when every unfinished call is asked about", () => {
+    const done = { turn: waiting.turn, news: { done: "a" } };
+    expect(onlyWaits(waiting, unfinishedAfter(begun("a"), done, begun("b")), asks("b"))).toBe(true);
+    expect(onlyWaits(waiting, unfinishedAfter(begun("a"), begun("b")), asks("b"))).toBe(false);
+    expect(onlyWaits(waiting, unfinishedAfter(begun("b")), asks("b", true))).toBe(false);
+    expect(onlyWaits({ ...waiting, pending_count: 0 }, unfinishedAfter(), [])).toBe(false);
+  });
+
+  test("what an agent before left behind, or the turn before, does not count", () => {
+    const replaced = { turn: waiting.turn, news: "agent_replaced" as const };
+    expect(onlyWaits(waiting, unfinishedAfter(begun("a"), replaced, begun("b")), asks("b"))).toBe(true);
+    expect(onlyWaits(waiting, unfinishedAfter(begun("a", 3), begun("b")), asks("b"))).toBe(true);
+  });
+
+  test("its runner lost, it asks again; lost while everything is brought back, it waits as before", () => {
+    expect(fateOfTurn(waiting, true)).toBe("asked_again");
+    expect(fateOfTurn({ ...waiting, restoring: true }, true)).toBe("kept");
+    // Answered meanwhile.
+    expect(fateOfTurn({ ...waiting, restoring: true }, false)).toBe("kept");
+    expect(fateOfTurn(waiting, false)).toBe("interrupted");
+  });
+});
+
+test("an answer that was kept counts for the same call of the same turn", () => {
+  const kept = { carried: true, turn: 3, asked: "ls" };
+  expect(isAnswerTo(kept, { turn: 3, asked: "ls" })).toBe(true);
+  // The prompt of turn 5 may have been queued before the answered call was made.
+  expect(isAnswerTo(kept, { turn: 5, asked: "ls" })).toBe(false);
+  expect(isAnswerTo(kept, { turn: 3, asked: "rm" })).toBe(false);
+  expect(isAnswerTo({ ...kept, carried: false }, { turn: 3, asked: "ls" })).toBe(false);
 });
