@@ -2,13 +2,25 @@
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { arch, platform } from "node:process";
 import { fileURLToPath } from "node:url";
-import { badExceptions } from "./broker/outbound.ts";
+import {
+  boolean,
+  exceptions,
+  file,
+  integer,
+  issuers,
+  list,
+  number,
+  type OidcIssuerSetting,
+  oneOf,
+  optional,
+  path,
+  text,
+  url,
+} from "./config-values.ts";
 import type { SandboxChoice } from "./sandbox/select.ts";
-
-export type OidcIssuerSetting = { issuer: string; audience: string };
 
 export type Config = Readonly<{
   host: string;
@@ -328,75 +340,4 @@ function packagedClaude(): string | undefined {
 
 function setting<T>(name: string, fallback: string, describe: string, parse: (text: string) => T): Setting<T> {
   return { name, default: fallback, describe, parse };
-}
-
-function text(value: string): string {
-  return value;
-}
-
-function path(value: string): string {
-  return resolve(value);
-}
-
-function file(value: string): string {
-  if (!existsSync(value)) throw new Error(`names a file that is not there: ${value}`);
-  return resolve(value);
-}
-
-function list(value: string): string[] {
-  return value
-    .split(",")
-    .map((item) => item.trim())
-    .filter(Boolean);
-}
-
-function exceptions(value: string): string[] {
-  const bad = badExceptions(list(value));
-  if (bad.length > 0) throw new Error(`must list CIDRs, addresses or host:port, not ${bad.join(", ")}`);
-  return list(value);
-}
-
-function issuers(value: string): OidcIssuerSetting[] {
-  return list(value).map((item) => {
-    const [issuer, audience, ...more] = item.split("|");
-    if (!issuer || !audience || more.length > 0) throw new Error(`must list issuer|audience, not ${item}`);
-    return { issuer, audience };
-  });
-}
-
-function url(value: string): URL {
-  if (!URL.canParse(value) || !/^https?:$/.test(new URL(value).protocol)) throw new Error("must be an http or https URL");
-  return new URL(value);
-}
-
-function optional<T>(parse: (value: string) => T): (value: string) => T | undefined {
-  return (value) => (value === "" ? undefined : parse(value));
-}
-
-function integer(least: number, most: number): (value: string) => number {
-  return (value) => {
-    const parsed = /^\d{1,15}$/.test(value) ? Number(value) : Number.NaN;
-    if (!(parsed >= least && parsed <= most)) throw new Error(`must be a whole number from ${least} to ${most}`);
-    return parsed;
-  };
-}
-
-function number(least: number, most: number): (value: string) => number {
-  return (value) => {
-    const parsed = /^\d{1,9}(\.\d{1,6})?$/.test(value) ? Number(value) : Number.NaN;
-    if (!(parsed >= least && parsed <= most)) throw new Error(`must be a number from ${least} to ${most}`);
-    return parsed;
-  };
-}
-
-function boolean(value: string): boolean {
-  if (value !== "true" && value !== "false") throw new Error("must be true or false");
-  return value === "true";
-}
-
-function oneOf<T extends string>(...words: T[]): (value: string) => T {
-  return (value) => {
-    if (!words.includes(value as T)) throw new Error(`must be one of ${words.join(", ")}`);
-    return value as T;
-  };
 }
