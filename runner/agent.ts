@@ -42,8 +42,10 @@ export type Agent = {
   /** Sets what the agent was not started with. */
   configure(settings: { model: string; planMode: boolean }): Promise<void>;
   interrupt(): Promise<void>;
-  /** Resolves when the process is gone; with the error it went by, if any. */
+  /** Resolves when nothing more comes from it; with the error it went by, if any. */
   ended: Promise<Error | undefined>;
+  /** Resolves when the process is gone, and what it said last is heard. */
+  gone(): Promise<void>;
   /** Ends the process, from which nothing is heard any more. Asked to leave in the middle of a turn, it would go on with the turn first. */
   stop(how: "asked" | "killed"): void;
 };
@@ -89,7 +91,8 @@ export function startAgent(options: AgentOptions): Agent {
       if (planMode !== options.planMode) await session.setPermissionMode(planMode ? "plan" : "default");
     },
     interrupt: async () => void (await session.interrupt()),
-    ended: consume(session, observer, stopping.signal).then((error) => program.gone().then(() => error)),
+    ended: consume(session, observer, stopping.signal),
+    gone: program.gone,
     stop(how) {
       if (how === "killed") program.kill();
       prompts.end();

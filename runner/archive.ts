@@ -41,7 +41,11 @@ export async function* pack(roots: Roots, since: Listing | undefined, signal: Ab
 export async function unpack(archives: readonly AsyncIterable<Uint8Array>[], roots: Roots): Promise<Listing | undefined> {
   await empty(roots);
   let locks: readonly Lock[] = [];
-  for (const archive of archives) locks = await apply(archive);
+  for (const [place, archive] of archives.entries()) {
+    // What the one before locked is in the way of this one, which says itself what is locked in the end.
+    if (place > 0) await unlock(roots);
+    locks = await apply(archive);
+  }
   // Taken before something is locked, which then counts as changed: what is in it has to be looked at.
   const listing = await takeListing(roots);
   await lock(roots, locks);
@@ -107,8 +111,11 @@ async function extract(entries: AsyncIterable<Uint8Array>): Promise<void> {
  * Resolves when all that was written to the directories is where it is kept. A disk may have promised more than it holds, as
  * sparse files do: then writing succeeds, and only this fails.
  */
-export async function written({ directories }: Pick<Roots, "directories">): Promise<void> {
-  await runProgram("sync", ["--file-system", ...directories], "ignore").succeeded;
+export async function written({ directories }: Pick<Roots, "directories">, signal?: AbortSignal): Promise<void> {
+  const sync = runProgram("sync", ["--file-system", ...directories], "ignore");
+  const stop = (): void => void sync.process.kill("SIGKILL");
+  signal?.addEventListener("abort", stop);
+  await sync.succeeded.finally(() => signal?.removeEventListener("abort", stop));
 }
 
 function headOf(past: readonly BytePath[], locks: readonly Lock[]): Buffer {
@@ -164,10 +171,11 @@ async function empty({ directories, unlocked }: Roots): Promise<void> {
   await find.succeeded;
 }
 
-/** It was there when the archive before was packed, and is there now, since that was unpacked. */
+/** Nothing happens when it is not there. */
 async function remove(path: BytePath): Promise<void> {
   const bytes = bytesOf(path);
   await unlink(bytes).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT" || error.code === "ENOTDIR") return;
     if (error.code !== "EISDIR") throw error;
     await rmdir(bytes);
   });

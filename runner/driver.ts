@@ -50,6 +50,8 @@ type State = {
   translator: Translator;
   channel: Channel | undefined;
   agent: Agent | undefined;
+  /** One that was asked to leave and may not have left yet. */
+  ending: Agent | undefined;
   /** The agent's own id of the conversation; empty before its first turn. */
   conversation: string;
   /** The prompt's event number; 0 while idle. */
@@ -82,6 +84,7 @@ export function createDriver(place: Place, first: FirstAgent, putAway: PutAway):
     translator,
     channel: undefined,
     agent: first.agent,
+    ending: undefined,
     conversation: first.conversation,
     turn: 0,
     interrupted: false,
@@ -114,8 +117,10 @@ async function stopAgent(state: State, how: "asked" | "killed"): Promise<void> {
   const { agent } = state;
   state.agent = undefined;
   state.turn = 0;
+  state.ending = agent;
   agent?.stop(how);
   await agent?.ended;
+  await agent?.gone();
 }
 
 /** Most settings can be changed while the agent runs; its environment and tool servers cannot. */
@@ -167,10 +172,13 @@ function observerOf(state: State): AgentObserver {
 }
 
 /** The process is gone: a turn it was in has failed; the next prompt starts another one in the same conversation. */
-function onAgentEnded(state: State, gone: Agent, error: Error | undefined): void {
-  if (state.agent !== gone) return;
+async function onAgentEnded(state: State, ended: Agent, error: Error | undefined): Promise<void> {
+  if (state.agent !== ended) return;
   state.agent = undefined;
-  if (state.turn === 0) return;
+  const { turn } = state;
+  if (turn === 0) return;
+  await ended.gone();
+  if (state.turn !== turn) return;
   state.crashes += 1;
   const details = [error?.message, state.stderrTail.trim()].filter(Boolean).join("\n");
   const summary = error?.message ?? "the agent left in the middle of a turn";
@@ -189,6 +197,8 @@ function obey(state: State, { id: commandId, kind }: Command): void {
       if (state.turn > 0) void stopAgent(state, "killed");
       Object.assign(state, { turn: kind.value.seq, interrupted: false, stderrTail: "" });
       state.staying?.abort();
+      // Two over one conversation would both write its record.
+      if (!state.agent) state.ending?.stop("killed");
       state.agent ??= start(state);
       return state.agent.prompt(kind.value.text);
     case "interrupt":

@@ -31,7 +31,7 @@ export async function putAway({ channel, memory, roots, base }: Session, asked: 
   }
   await memory?.sync();
   // What the disk has lost already must not take the place of what is kept.
-  await written(roots);
+  await written(roots, signal);
   await channel.flushed();
   const since = base?.generation === asked.baseGeneration ? base : undefined;
   const made = { ...asked, baseGeneration: since?.generation ?? 0 };
@@ -41,7 +41,10 @@ export async function putAway({ channel, memory, roots, base }: Session, asked: 
 /** A session that cannot be brought back says why and stays put away; nothing of it starts from half of its files. */
 export async function bringBack(channel: Channel, driver: Driver, roots: Roots, { generation, chain }: Restore): Promise<Base | undefined> {
   await driver.rest();
+  // An agent that stood by may have started something: it would write into what is being brought back.
+  stopOthers();
   try {
+    if (chain.at(-1) !== generation) throw new Error(`the chain of snapshot ${generation} is not known`);
     const listing = await channel.snapshots.get(chain, (archives) => unpack(archives, roots));
     return listing && { generation, listing };
   } catch (error) {

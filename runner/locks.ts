@@ -1,5 +1,6 @@
 // Files that their own owner may not read, and directories in which it may not do everything: opened for a while, and closed again.
-import { appendFile, chmod, readFile, rm } from "node:fs/promises";
+import { appendFile, chmod, lstat, readFile, rm } from "node:fs/promises";
+import { dirname } from "node:path";
 import { type BytePath, bytesOf, type Entry, listEntries, type Roots } from "./listing.ts";
 
 /** The permission bits that something really has. */
@@ -10,14 +11,18 @@ const locked = ["(", "-type", "d", "!", "-perm", "-700", "-o", "-type", "f", "!"
 /** Lets the owner read every file and do everything in every directory. Answers with what `lock` needs to undo that; undone when it throws. */
 export async function unlock(roots: Roots): Promise<Lock[]> {
   const locks: Lock[] = [];
+  await clearForeign(roots.unlocked);
   try {
     // Behind a directory that could not be looked into there may be others.
     for (let opened = -1; opened !== locks.length; ) {
       opened = locks.length;
       const found = await findLocked(roots);
+      // The one exception to the next line, which needs it.
+      const around = found.find(({ path }) => path === dirname(roots.unlocked));
+      if (around) await chmod(bytesOf(around.path), around.mode | 0o700);
       // First of all, for the runner after this one.
       if (found.length > 0) await appendFile(roots.unlocked, recordsOf(found));
-      locks.push(...found);
+      for (const one of found) locks.push(one);
       for (const { path, mode, isDirectory } of found) await chmod(bytesOf(path), mode | (isDirectory ? 0o700 : 0o400));
     }
     return locks;
@@ -37,8 +42,18 @@ export async function lock({ unlocked }: Pick<Roots, "unlocked">, locks: readonl
   await rm(unlocked, { force: true });
 }
 
+/** The name is the runner's: whatever an agent has put there that is no file would only stand in the way. */
+async function clearForeign(unlocked: string): Promise<void> {
+  const found = await lstat(unlocked).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT" || error.code === "EACCES") return undefined;
+    throw error;
+  });
+  if (found && !found.isFile()) await rm(unlocked, { recursive: true, force: true });
+}
+
 /** Sets what a runner has unlocked that did not live to lock it again. */
 export async function lockAgain(roots: Pick<Roots, "unlocked">): Promise<void> {
+  await clearForeign(roots.unlocked);
   const records = await readFile(roots.unlocked, "latin1").catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return undefined;
     throw error;

@@ -39,6 +39,9 @@ export function createSnapshotCalls(
           if (source.failure) return source.failure;
           if (isRefusal(error)) return error as Error;
           throw error;
+        } finally {
+          // Until it has put everything back, nobody may pack again.
+          await source.pieces.return(undefined);
         }
       });
       if (outcome instanceof Error) throw outcome;
@@ -95,7 +98,7 @@ async function* wholeOf(fetch: () => AsyncIterable<{ data: Uint8Array; last: boo
 }
 
 /** The same pieces, and whether it was they that failed. */
-function watched(pieces: AsyncIterable<Uint8Array>): { pieces: AsyncIterable<Uint8Array>; failure: Error | undefined } {
+function watched(pieces: AsyncIterable<Uint8Array>): { pieces: AsyncGenerator<Uint8Array>; failure: Error | undefined } {
   const source = { pieces: follow(), failure: undefined as Error | undefined };
   async function* follow(): AsyncGenerator<Uint8Array> {
     try {

@@ -117,7 +117,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
     directoriesOf,
     hurry,
     async adopt(box, handle) {
-      await driver.setCpus(handle, options.limits.cpus);
+      await driver.setCpus(handle, options.limits.cpus).catch(options.onCpusFailed);
       await listen(box);
     },
     async launch(box, run, boot) {
