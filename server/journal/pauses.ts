@@ -47,7 +47,8 @@ export async function keepDenial(change: Change, call: AskedCall, seq: number, d
 export async function standingOf(change: Change, call: AskedCall, question: Question | undefined): Promise<"new" | "open" | DecisionInit> {
   const pause = await findPause(change.tx, change.session.id, call.toolUseId);
   const isSameInput = pause !== undefined && isAskedAs(change, pause, call, question);
-  const standing = standingOfCall(pause && { outcome: pause.outcome, isDecided: pause.decision !== null, isSameInput });
+  const before = pause && { outcome: pause.outcome, isDecided: pause.decision !== null, isSameInput, carried: pause.carried };
+  const standing = standingOfCall(before);
   if (standing === "new" || standing === "open") return standing;
   if (standing === "decided") return decisionOf(change, pause!);
   return { toolUseId: call.toolUseId, allow: false, message: refusals[standing] };

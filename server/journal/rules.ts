@@ -71,10 +71,16 @@ export function wishToEnd<Reason extends string>(session: Pick<Row, "desired">, 
 /** How a call that is asked about stands, by what is kept of its being asked before. */
 export type Standing = "new" | "other_input" | "open" | "nobody_answered" | "decided";
 
-/** An answer is for the input it was asked about and no other. */
-export function standingOfCall(pause: { outcome: string | null; isDecided: boolean; isSameInput: boolean } | undefined): Standing {
+/** What `standingOfCall` knows of a call that was asked about before. */
+export type AskedBefore = { outcome: string | null; isDecided: boolean; isSameInput: boolean; carried: boolean };
+
+/**
+ * An answer is for the input it was asked about and no other. One that is kept for the same call asked again is not told to the
+ * agent that asked first, which is stopped or about to be: the call would run twice.
+ */
+export function standingOfCall(pause: AskedBefore | undefined): Standing {
   if (!pause) return "new";
   if (!pause.isSameInput) return "other_input";
-  if (pause.outcome === null) return "open";
+  if (pause.outcome === null || pause.carried) return "open";
   return pause.isDecided ? "decided" : "nobody_answered";
 }

@@ -53,14 +53,16 @@ export async function askAgain(change: Change, message: string): Promise<void> {
 const asksAgain =
   "This session was restarted while a tool call waited for a person's answer. The call did not run. Go on with the task from there, and make the call again if it is still needed.";
 
+/** The notice that a turn is to end, after which it is neither put away nor given to another agent. */
+export const interrupting = "interrupting";
+
 /** Stops the turn under way; without an agent to be told, it ends here. */
 export async function interruptTurn(change: Change): Promise<void> {
   const { session } = change;
   if (isAsleep(session)) return finishTurn(change, { success: false, subtype: "interrupted", summary: "", numTurns: 0 });
   change.command({ case: "interrupt", value: { turn: session.turn } });
-  // Should the runner be lost before it obeys, the turn ends instead of being given to the next one; and it waits for nobody any
-  // more, so that it is not put away before that.
-  await closeOpenPauses(change, "interrupted");
+  // Should the runner be lost before it obeys, the turn ends instead of being given to the next one, also if it waits for people.
+  change.append({ case: "system", value: { subtype: interrupting, message: "the turn is being interrupted" } });
   change.set({ turn_acted: true });
 }
 

@@ -5,7 +5,7 @@ import { closeOpenPauses, openApproval } from "../journal/pauses.ts";
 import { waitsForPeople } from "../journal/rules.ts";
 import { openEvent } from "../journal/seal.ts";
 import { listEventRows, listOpenPauses } from "../journal/store.ts";
-import { askAgain, askingAgain, finishTurn, repeatTurn } from "../journal/turns.ts";
+import { askAgain, askingAgain, finishTurn, interrupting, repeatTurn } from "../journal/turns.ts";
 import { type CallNews, fateOfTurn, followCalls, onlyWaits } from "./rules.ts";
 
 /**
@@ -42,9 +42,14 @@ export async function isOnlyWaiting({ tx, session, vault }: Change): Promise<boo
   return onlyWaits(session, unfinished, open);
 }
 
+const newsOfNotices = new Map<string, CallNews["news"]>([
+  [askingAgain, "agent_replaced"],
+  [interrupting, "interrupted"],
+]);
+
 function newsOf({ payload }: Event): CallNews["news"] {
   const kind = payload?.kind;
   if (kind?.case === "toolUse") return { begun: kind.value.id };
   if (kind?.case === "toolResult") return { done: kind.value.toolUseId };
-  return kind?.case === "system" && kind.value.subtype === askingAgain ? "agent_replaced" : undefined;
+  return kind?.case === "system" ? newsOfNotices.get(kind.value.subtype) : undefined;
 }

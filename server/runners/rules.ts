@@ -78,13 +78,17 @@ export function isUnused(
 }
 
 /** What an event says of the calls of its turn; undefined where it says nothing of them. */
-export type CallNews = { turn: number; news: { begun: string } | { done: string } | "agent_replaced" | undefined };
+export type CallNews = { turn: number; news: { begun: string } | { done: string } | "agent_replaced" | "interrupted" | undefined };
+
+/** Stands for an end that was asked for, and is unfinished until the turn is. No call has this name. */
+const interruption = "";
 
 /** Follows which calls of a turn are unfinished. What an agent left behind is nobody's once another one was told to go on. */
 export function followCalls(unfinished: Set<string>, turn: number, { turn: of, news }: CallNews): void {
   // A prompt may have waited while the turn before its own went on: not all that comes after it is of its turn.
   if (news === undefined || of !== turn) return;
-  if (news === "agent_replaced") unfinished.clear();
+  if (news === "interrupted") unfinished.add(interruption);
+  else if (news === "agent_replaced") unfinished.clear();
   else if ("begun" in news) unfinished.add(news.begun);
   else unfinished.delete(news.done);
 }

@@ -33,12 +33,10 @@ export function checksOfCalls({ truthOf }: Known) {
     toolStarted({ sessionId }: Lease, call: string, agent: Process, sandbox: Sandbox): void {
       if (!sandbox.isLingering) truthOf(sessionId).asked.running.set(call, agent);
     },
-    interrupted({ id, turn }: Row): void {
-      truthOf(id).asked.interrupted.add(turn);
-    },
-    /** Beside what waits something is at work, or was when its agent was lost. */
+    /** Beside what waits something is at work, or was when its agent was lost; or the turn is about to end. */
     putOff({ tables, row }: Change): void {
-      const { begun } = truthOf(row.id).asked;
+      const { begun, interrupted } = truthOf(row.id).asked;
+      if (interrupted.has(row.turn)) return;
       const calls = [...begun].filter(([, agent]) => agent.alive).map(([call]) => tables.pauses.get(call));
       if (calls.length > 0 && calls.every((pause) => pause?.outcome === null && !pause.isOfSubAgent))
         broken("who only waits is put away", `${row.id}: turn ${row.turn}`);
@@ -72,6 +70,7 @@ function contentOf(about: string, isOfSubAgent: boolean): string {
 /** Looked at when a change is committed. */
 export function checkAsked(world: World, { asked }: Truth, before: Row, change: Change): void {
   for (const event of change.events) checkEvent(world, asked, change, event);
+  for (const command of change.commands) if (command.kind === "interrupt") asked.interrupted.add(command.turn);
   checkSleep(world, asked, before, change);
   for (const { call, answer, isAllowed, about, isOfSubAgent } of change.closed) {
     if (answer === "" || asked.answers.has(call)) continue;

@@ -60,7 +60,7 @@ const waiting: Record<string, Rules> = {
   "what a stopped or lost agent asked stays open": without("closeBeforeAskingAgain"),
   "an agent that waits is told to go on": without("replaceBusyAgent"),
   "a turn that waits is put away although a tool is at work": replaced({ onlyWaits: (session) => rules.waitsForPeople(session) }),
-  "what an agent left behind counts as unfinished": replaced({ followCalls: neverReplaced }),
+  "what an agent left behind counts as unfinished": replaced({ followCalls: withoutNews("agent_replaced") }),
   "what another turn left behind counts as unfinished": replaced({
     followCalls: (unfinished, turn, event) => rules.followCalls(unfinished, turn, { ...event, turn }),
   }),
@@ -68,7 +68,7 @@ const waiting: Record<string, Rules> = {
     fateOfTurn: (session, onlyWaited) => rules.fateOfTurn({ ...session, restoring: false }, onlyWaited),
   }),
   "a prompt wakes a session that waits for people": replaced({ waitsForPeople: () => false }),
-  "what an interrupted turn has asked stays open": without("closeAtInterrupt"),
+  "an interrupted turn waits on": replaced({ followCalls: withoutNews("interrupted") }),
   "a queue waits on when the turn of a session that was to rest is over": without("wakeAfterTurn"),
 };
 
@@ -156,6 +156,8 @@ function instead(step: ReturnType<Rules["nextStep"]>, other: ReturnType<Rules["n
   };
 }
 
-function neverReplaced(...[unfinished, turn, event]: Parameters<Rules["followCalls"]>): void {
-  if (event.news !== "agent_replaced") rules.followCalls(unfinished, turn, event);
+function withoutNews(news: "agent_replaced" | "interrupted"): Rules["followCalls"] {
+  return (unfinished, turn, event) => {
+    if (event.news !== news) rules.followCalls(unfinished, turn, event);
+  };
 }

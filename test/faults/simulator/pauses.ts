@@ -15,7 +15,7 @@ const nobody = "nobody";
 /** A runner asks whether a call may run: the answer, or undefined while a person is asked. */
 export function decideTool(rules: Rules, change: Change, call: AskedCall, verdict: Verdict): boolean | undefined {
   const pause = change.tables.pauses.get(call.id);
-  const standing = rules.standingOfCall(pause && { outcome: pause.outcome, isDecided: pause.isDecided, isSameInput: true });
+  const standing = rules.standingOfCall(pause && { ...pause, isSameInput: true });
   if (standing === "open") return undefined;
   if (standing !== "new") return standing === "decided" && pause!.isAllowed;
   if (verdict === "deny") {

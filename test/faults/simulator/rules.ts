@@ -55,8 +55,6 @@ const order = {
   closeBeforeAskingAgain: true,
   /** An agent that is still in a turn is not the one that is told to go on with it. */
   replaceBusyAgent: true,
-  /** What an interrupted turn has asked is closed at once, so that it is neither put away nor asks again. */
-  closeAtInterrupt: true,
   /** A session that was to rest while its turn waited goes on with its queue when the turn is over. */
   wakeAfterTurn: true,
   /** The answer to a request id is kept in the transaction of its work. */

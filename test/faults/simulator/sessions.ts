@@ -65,7 +65,6 @@ export function answer(
 export function* interrupt(world: World, plane: ControlPlane, sessionId: string): Task {
   yield* change(world, plane, sessionId, alive, (one) => {
     if (one.row.turn === 0) return;
-    world.checker.interrupted(one.row);
     interruptTurn(world.rules, one);
   });
 }

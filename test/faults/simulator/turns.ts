@@ -47,7 +47,7 @@ export function interruptTurn(rules: Rules, change: Change): void {
   const { row } = change;
   if (rules.isAsleep(row)) return finishTurn(rules, change, "interrupted");
   command(change, { kind: "interrupt", turn: row.turn });
-  if (rules.order.closeAtInterrupt) closePauses(change, "interrupted");
+  append(change, "system", "interrupting");
   set(change, { turn_acted: true });
 }
 
@@ -141,7 +141,8 @@ export function isOnlyWaiting(rules: Rules, change: Change): boolean {
 function newsOf({ kind, about }: LoggedEvent): CallNews["news"] {
   if (kind === "toolUse") return { begun: about };
   if (kind === "toolResult") return { done: about };
-  return about === "asking_again" ? "agent_replaced" : undefined;
+  if (kind !== "system") return undefined;
+  return about === "asking_again" ? "agent_replaced" : about === "interrupting" ? "interrupted" : undefined;
 }
 
 export function forgetCommands(rules: Rules, change: Change, throughId: number): void {

@@ -1,7 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/event_pb.ts";
-import { isAnswerTo } from "../../../server/journal/rules.ts";
+import { isAnswerTo, standingOfCall } from "../../../server/journal/rules.ts";
 import {
   alreadyCommitted,
   type CallNews,
@@ -229,6 +229,12 @@ describe("a turn that waits for people", () => {
     expect(onlyWaits(waiting, unfinishedAfter(begun("a", 3), begun("b")), asks("b"))).toBe(true);
   });
 
+  test("an interrupt that is under way is not waited for, whatever is asked meanwhile", () => {
+    const interrupted = { turn: waiting.turn, news: "interrupted" as const };
+    expect(onlyWaits(waiting, unfinishedAfter(begun("a"), interrupted), asks("a"))).toBe(false);
+    expect(onlyWaits(waiting, unfinishedAfter(interrupted, begun("a")), asks("a"))).toBe(false);
+  });
+
   test("its runner lost, it asks again; lost while everything is brought back, it waits as before", () => {
     expect(fateOfTurn(waiting, true)).toBe("asked_again");
     expect(fateOfTurn({ ...waiting, restoring: true }, true)).toBe("kept");
@@ -245,4 +251,7 @@ test("an answer that was kept counts for the same call of the same turn", () => 
   expect(isAnswerTo(kept, { turn: 5, asked: "ls" })).toBe(false);
   expect(isAnswerTo(kept, { turn: 3, asked: "rm" })).toBe(false);
   expect(isAnswerTo({ ...kept, carried: false }, { turn: 3, asked: "ls" })).toBe(false);
+  // Who asked first learned nothing, and is not told now.
+  const answered = { outcome: "approved", isDecided: true, isSameInput: true };
+  expect([true, false].map((carried) => standingOfCall({ ...answered, carried }))).toEqual(["open", "decided"]);
 });
