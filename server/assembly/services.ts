@@ -91,6 +91,10 @@ export function createServices(parts: ServiceParts) {
 
 function peopleServices({ config, storage, core, directory, departures, removal, poke }: ServiceParts, limiter: RateLimiter) {
   const { db, userVault, vault, installation } = storage;
+  const onChanged = (userId: string): void => {
+    core.credentials.forget(userId);
+    core.patience.forget(userId);
+  };
   return {
     registration: createRegistrationService({
       limitRegistration: (person) => limiter.registration(db, person),
@@ -109,7 +113,7 @@ function peopleServices({ config, storage, core, directory, departures, removal,
         removal.poke();
       },
     }),
-    credential: createCredentialService({ db, userVault, onChanged: core.credentials.forget }),
+    credential: createCredentialService({ db, userVault, onChanged }),
     profile: createProfileService({
       db,
       userVault,
