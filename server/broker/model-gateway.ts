@@ -133,6 +133,8 @@ function follow(deps: ModelGatewayDeps, upstream: http.ClientRequest, asked: Ask
   upstream.setTimeout(deps.silenceMs, () => {
     silence.abort();
     if (!answer) upstream.destroy(new Error("the model provider is silent"));
+    // What has come of a refusal says enough.
+    else if (isRefusal(answer)) answer.destroy();
   });
   upstream.on("response", (begun) => {
     answer = begun;
