@@ -49,7 +49,7 @@ export async function createApp(config: Config, log: Log): Promise<App> {
 async function assemble(config: Config, log: Log, closers: Closers): Promise<App> {
   const storage = await openStorage(config, log, closers);
   const issuer = await openLocalIssuer(config.dataDirectory);
-  const core = await openSessionsCore(storage, log, closers);
+  const core = await openSessionsCore(storage, config, log, closers);
   const { reconciler, gaps } = await openSandboxes({ config, log, storage, core, closers });
   const { authorize, directory } = createIdentity(config, log, storage, issuer);
   const departures = await openDepartures(storage, core, directory, log);

@@ -10,7 +10,6 @@ import { createMcpGateway } from "../broker/mcp-gateway.ts";
 import { createServerFinder } from "../broker/mcp-servers.ts";
 import { createModelGateway } from "../broker/model-gateway.ts";
 import { createOutbound } from "../broker/outbound.ts";
-import { createPatience } from "../broker/patience.ts";
 import { readPriceTable } from "../broker/prices.ts";
 import { createProviderNotices } from "../broker/provider-notices.ts";
 import { findAllowedHosts } from "../broker/store.ts";
@@ -126,7 +125,7 @@ function createBroker({ config, log, storage, core, closers }: Surroundings, lat
     baseUrl: config.anthropicBaseUrl,
     openCredential: core.credentials.open,
     boxOf: (request) => late.server.boxOf(request),
-    patience: createPatience({ tries: config.modelTries }),
+    patience: core.patience,
     tell: createProviderNotices({ journal: core.journal, log }),
     silenceMs: config.modelSilenceMs,
     log,

@@ -31,7 +31,7 @@ import { provisionDefaults } from "../profiles/provision.ts";
 import { createProfileService } from "../profiles/service.ts";
 import type { Removal } from "../registration/removal.ts";
 import { createRegistrationService } from "../registration/service.ts";
-import { listSessionsOf } from "../registration/store.ts";
+import { listUnendedOf } from "../registration/store.ts";
 import { sessionMessage } from "../sessions/message.ts";
 import { claimWithin, once } from "../sessions/request-ids.ts";
 import { checkedName } from "../sessions/rules.ts";
@@ -91,6 +91,10 @@ export function createServices(parts: ServiceParts) {
 
 function peopleServices({ config, storage, core, directory, departures, removal, poke }: ServiceParts, limiter: RateLimiter) {
   const { db, userVault, vault, installation } = storage;
+  const onChanged = (userId: string): void => {
+    core.credentials.forget(userId);
+    core.patience.forget(userId);
+  };
   return {
     registration: createRegistrationService({
       limitRegistration: (person) => limiter.registration(db, person),
@@ -100,16 +104,18 @@ function peopleServices({ config, storage, core, directory, departures, removal,
         await provisionDefaults(tx, userId);
       },
       allowedDomains: config.allowedEmailDomains,
+      findUser: directory.find,
       onRegistered: directory.forget,
       shredUserKey: (tx, userId) => vault.shredUser(tx, userId),
       async onClosed({ issuer, subject }, userId) {
         directory.forget(issuer, subject);
         await departures.announce(userId);
-        for (const sessionId of await listSessionsOf(db, userId, installation)) poke(sessionId);
+        // The reconciler finds the others by itself, some at a time.
+        for (const sessionId of await listUnendedOf(db, userId, installation)) poke(sessionId);
         removal.poke();
       },
     }),
-    credential: createCredentialService({ db, userVault, onChanged: core.credentials.forget }),
+    credential: createCredentialService({ db, userVault, onChanged }),
     profile: createProfileService({
       db,
       userVault,

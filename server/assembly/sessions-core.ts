@@ -2,8 +2,10 @@
 import type { JsonObject } from "@bufbuild/protobuf";
 import { createBell } from "../bell.ts";
 import { createLiveSessions } from "../broker/live-sessions.ts";
+import { createPatience } from "../broker/patience.ts";
 import { createChangedSessions } from "../channel/changed-sessions.ts";
 import { decide } from "../channel/permissions/engine.ts";
+import type { Config } from "../config.ts";
 import { createOpenedCredentials } from "../credentials/opened.ts";
 import { createFeeds } from "../journal/feed.ts";
 import { createJournal } from "../journal/journal.ts";
@@ -17,7 +19,7 @@ import type { Storage } from "./storage.ts";
 
 export type SessionsCore = Awaited<ReturnType<typeof openSessionsCore>>;
 
-export async function openSessionsCore({ db, listener, userVault }: Storage, log: Log, closers: Closers) {
+export async function openSessionsCore({ db, listener, userVault }: Storage, { modelTries }: Config, log: Log, closers: Closers) {
   const feeds = createFeeds();
   const commandStreams = createCommandStreams();
   const changed = createChangedSessions();
@@ -63,6 +65,7 @@ export async function openSessionsCore({ db, listener, userVault }: Storage, log
     journal,
     reader: createJournalReader({ db, userVault, feeds }),
     credentials,
+    patience: createPatience({ tries: modelTries }),
     verdict,
     /** Names the one who carries out what is wanted of a session. */
     carryOut(poke: (sessionId: string) => void): void {

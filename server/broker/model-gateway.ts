@@ -5,7 +5,7 @@ import { pipeline } from "node:stream/promises";
 import { isServerUnavailable } from "../db/failures.ts";
 import type { Log } from "../log.ts";
 import { type Cap, capReached, isCapped, type ModelRequest } from "./caps.ts";
-import { type Asker, type Failure, isPassing, type Patience, type Trouble } from "./patience.ts";
+import { type Asker, type Failure, indifference, isPassing, type Patience, type Trouble } from "./patience.ts";
 import type { PhantomSession } from "./phantom.ts";
 import { readRefusal, retryAfterOf, saidIn } from "./provider-refusals.ts";
 import { createUsageMeter, type Metered } from "./usage-meter.ts";
@@ -50,7 +50,7 @@ export type ModelGatewayDeps = {
   endAtCap(session: PhantomSession, cap: Cap): Promise<void>;
   /** The box whose socket a request came through. */
   boxOf(request: IncomingMessage): string | undefined;
-  patience: Patience;
+  patience: Pick<Patience, "hold" | "failed" | "answered">;
   /** Tells people of what only they can mend. */
   tell(sessionId: string, trouble: Trouble): Promise<void>;
   /** Silence after which a provider has forgotten a request, milliseconds. Streams are never silent for long. */
@@ -65,9 +65,11 @@ export function createModelGateway(deps: ModelGatewayDeps): ModelGateway {
   const secure = deps.baseUrl.protocol === "https:";
   const agent = secure ? new https.Agent({ keepAlive: true }) : new http.Agent({ keepAlive: true });
   const send = secure ? https.request : http.request;
+  // Counting tokens has a limit of its own with the provider, and the agent goes on without.
+  const uncounted = { ...deps, patience: indifference };
   return {
     handle(request, response) {
-      relay(deps, (options) => send({ ...options, agent }), request, response).catch((error: Error) => {
+      relay(isCounted(request) ? deps : uncounted, (options) => send({ ...options, agent }), request, response).catch((error: Error) => {
         // The agent waits and asks again, as it would of an overloaded provider.
         if (isServerUnavailable(error)) return refuse(response, 503, "overloaded_error", "Carrel cannot reach its database at the moment");
         deps.log.error({ err: error }, "model gateway failed");
@@ -91,7 +93,7 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
     await deps.endAtCap(session, cap);
     return refuse(response, 403, "permission_error", cap.message);
   }
-  const asker: Client = { sessionId: session.sessionId, agent: agentOf(request) ?? "", left: false };
+  const asker: Client = { ownerId: session.ownerId, sessionId: session.sessionId, agent: agentOf(request) ?? "", left: false };
   const held = deps.patience.hold(asker);
   if (held) return "message" in held ? giveUp(deps, asker, response, held) : putOff(response, held.retryAfterMs);
   const credential = await deps.openCredential(session.ownerId);
@@ -107,8 +109,7 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
     headers: upstreamHeaders(request, credential),
   });
   credential.release();
-  const counted = request.url?.startsWith("/v1/messages/count_tokens") !== true;
-  follow(deps, upstream, { session, asker, request: { subAgent: isSubAgent(request), counted }, response });
+  follow(deps, upstream, { session, asker, request: { subAgent: isSubAgent(request), counted: isCounted(request) }, response });
   // Not a pipeline: it would cut the agent's connection with the provider's, before the agent is told why.
   request.pipe(upstream);
 }
@@ -132,6 +133,8 @@ function follow(deps: ModelGatewayDeps, upstream: http.ClientRequest, asked: Ask
   upstream.setTimeout(deps.silenceMs, () => {
     silence.abort();
     if (!answer) upstream.destroy(new Error("the model provider is silent"));
+    // What has come of a refusal says enough.
+    else if (isRefusal(answer)) answer.destroy();
   });
   upstream.on("response", (begun) => {
     answer = begun;
@@ -162,6 +165,11 @@ type Client = Asker & { left: boolean };
 /** The agent's own header for the requests of its sub-agents. A runner that lies about it only spends its owner's turns. */
 function agentOf(request: IncomingMessage): string | undefined {
   return String(request.headers["x-claude-code-agent-id"] ?? "").slice(0, 100) || undefined;
+}
+
+/** Whether it asks for a message, and not how many tokens that would take. */
+function isCounted(request: IncomingMessage): boolean {
+  return request.url?.startsWith("/v1/messages/count_tokens") !== true;
 }
 
 function isSubAgent(request: IncomingMessage): boolean {

@@ -14,8 +14,8 @@ export type Failure =
   | { kind: "cut" }
   | { kind: "unreachable" };
 
-/** Who asks: a session, and in it the agent or one of its sub-agents, each of which repeats for itself. */
-export type Asker = { sessionId: string; agent: string };
+/** Who asks: a session of a person, and in it the agent or one of its sub-agents, each of which repeats for itself. */
+export type Asker = { ownerId: string; sessionId: string; agent: string };
 
 export type Patience = {
   /** Undefined lets a request through; else how long it has to wait, or why there will be no answer. */
@@ -24,6 +24,8 @@ export type Patience = {
   failed(asker: Asker, failure: Failure): Trouble | undefined;
   /** Notes an answer that came whole. */
   answered(asker: Asker): void;
+  /** Lets everybody of a person ask again at once: the provider knows them by another key from now on. */
+  forget(ownerId: string): void;
 };
 
 export type PatienceOptions = {
@@ -34,15 +36,19 @@ export type PatienceOptions = {
 
 /** A provider that wants to be left alone for longer than this is not waited for in a turn. */
 const longestWaitMs = 60_000;
+/** It is asked again after this whatever it said: a limit may be lifted before, and one wrong header is not to lock a session out. */
+const longestRestMs = 300_000;
 /** A row of failures is over after this. */
 const forgottenMs = 600_000;
 const remembered = 10_000;
 
 type Row = { failures: number; at: number; last: string };
+/** What the provider said, `until`, and how long it is believed. Milliseconds since 1970. */
+type Rest = { ownerId: string; until: number; believedUntil: number };
 
 export function createPatience({ tries, now = Date.now }: PatienceOptions): Patience {
   const rows = new Map<string, Row>();
-  const busyUntil = new Map<string, number>();
+  const rests = new Map<string, Rest>();
   const keyOf = ({ sessionId, agent }: Asker): string => `${sessionId}/${agent}`;
   const rowOf = (asker: Asker): Row | undefined => {
     const row = rows.get(keyOf(asker));
@@ -61,10 +67,12 @@ export function createPatience({ tries, now = Date.now }: PatienceOptions): Pati
 
   return {
     hold(asker) {
-      const waitMs = (busyUntil.get(asker.sessionId) ?? 0) - now();
-      if (waitMs > longestWaitMs) return busy(waitMs, now());
-      if (waitMs > 0) return { retryAfterMs: waitMs };
-      busyUntil.delete(asker.sessionId);
+      const rest = rests.get(asker.sessionId);
+      if (rest && now() < rest.believedUntil) {
+        const waitMs = rest.until - now();
+        return waitMs > longestWaitMs ? busy(waitMs, now()) : { retryAfterMs: waitMs };
+      }
+      rests.delete(asker.sessionId);
       const row = rowOf(asker);
       return row && row.failures >= tries ? enough(asker, row) : undefined;
     },
@@ -72,7 +80,10 @@ export function createPatience({ tries, now = Date.now }: PatienceOptions): Pati
       const final = finalTrouble(failure);
       if (final) return final;
       const retryAfterMs = failure.kind === "refused" ? failure.retryAfterMs : 0;
-      if (retryAfterMs > 0) keep(busyUntil, asker.sessionId, now() + retryAfterMs);
+      if (retryAfterMs > 0) {
+        const believedUntil = now() + Math.min(retryAfterMs, longestRestMs);
+        keep(rests, asker.sessionId, { ownerId: asker.ownerId, until: now() + retryAfterMs, believedUntil });
+      }
       if (retryAfterMs > longestWaitMs) return busy(retryAfterMs, now());
       const row = {
         failures: (rowOf(asker)?.failures ?? 0) + (failure.kind === "silent" ? Math.ceil(tries / 2) : 1),
@@ -87,8 +98,18 @@ export function createPatience({ tries, now = Date.now }: PatienceOptions): Pati
     answered(asker) {
       rows.delete(keyOf(asker));
     },
+    forget(ownerId) {
+      for (const [sessionId, rest] of rests) if (rest.ownerId === ownerId) rests.delete(sessionId);
+    },
   };
 }
+
+/** For requests that nothing is concluded from: each is asked of the provider, and its answer is passed on as it is. */
+export const indifference: Pick<Patience, "hold" | "failed" | "answered"> = {
+  hold: () => undefined,
+  failed: () => undefined,
+  answered: () => undefined,
+};
 
 /** Whether an answer is one that another try may better. */
 export function isPassing(status: number): boolean {
@@ -131,8 +152,8 @@ function wordsOf(failure: Failure): string {
   }
 }
 
-/** The one that was noted first makes room. */
-function keep<Value>(map: Map<string, Value>, key: string, value: Value): void {
+/** Notes an entry of a map that stays bounded: the one that was noted first makes room. */
+export function keep<Value>(map: Map<string, Value>, key: string, value: Value): void {
   map.delete(key);
   map.set(key, value);
   const oldest = map.keys().next();

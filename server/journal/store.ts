@@ -224,7 +224,7 @@ export async function findPause(db: Kysely<Database>, sessionId: string, id: str
   return db.selectFrom("pause").selectAll().where("session_id", "=", sessionId).where("id", "=", id).executeTakeFirst();
 }
 
-/** Answers of the turn that began after `turnSeq` which no agent has been told. */
+/** Answers which no agent has been told, each with the turn it was asked for in. */
 export async function listCarriedPauses(tx: Transaction<Database>, sessionId: string): Promise<(PauseRow & { turn: number })[]> {
   return tx
     .selectFrom("pause")

@@ -1,7 +1,7 @@
 import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
 import type { Log } from "../log.ts";
-import { deleteAccount, listClosed } from "./store.ts";
+import { deleteAccount, doomSessionsOfClosed, listClosed } from "./store.ts";
 
 export type RemovalOptions = { db: Kysely<Database>; log: Log; intervalMs: number };
 
@@ -32,6 +32,7 @@ export function createRemoval({ db, log, intervalMs }: RemovalOptions): Removal 
     do {
       again = false;
       try {
+        await doomSessionsOfClosed(db);
         for (const userId of await listClosed(db)) if (!closed) await remove(userId);
       } catch (error) {
         log.warn({ err: error }, "closed accounts could not be read");

@@ -5,6 +5,7 @@ import type { RegistrationService } from "../../gen/carrel/v1/registration_servi
 import type { Database } from "../db/database.ts";
 import { requirePrincipal } from "../identity/authorize.ts";
 import type { Principal } from "../identity/principal.ts";
+import type { FindUser } from "../identity/user-directory.ts";
 import { newUuid } from "../ids.ts";
 import { checkMayRegister } from "./rules.ts";
 import { closeAccount, findRegistration, insertUser, type Registration } from "./store.ts";
@@ -16,11 +17,13 @@ export type RegistrationDeps = {
   limitRegistration(person: Principal): Promise<void>;
   /** Domains of the e-mail addresses that may register; empty lets everybody in. */
   allowedDomains: readonly string[];
+  /** The account of a person, as this process remembers it. */
+  findUser: FindUser;
   /** Told after the commit, so that nobody goes on believing that the person is not registered. */
   onRegistered: (issuer: string, subject: string) => void;
   /** Destroys the user's data key in the transaction that closes the account. */
   shredUserKey: (tx: Transaction<Database>, userId: string) => Promise<void>;
-  /** Told after the commit, so that nobody goes on working for the person. */
+  /** Told after the commit, once or more often, so that nobody goes on working for the person. */
   onClosed: (person: Principal, userId: string) => Promise<void>;
 };
 
@@ -31,12 +34,26 @@ export function createRegistrationService(deps: RegistrationDeps): ServiceImpl<t
       return { registered: true, registeredAt: timestampFromDate(registeredAt) };
     },
     async deregister(_request, context) {
-      const person = requirePrincipal(context);
-      const closed = await closeAccount(deps.db, person, deps.shredUserKey);
-      if (closed) await deps.onClosed(person, closed);
+      await deregister(deps, requirePrincipal(context));
       return { deregistered: true };
     },
   };
+}
+
+/** Whoever worked for the person is told even when it is not known whether the account was closed: the answer to a commit may be lost. */
+async function deregister(deps: RegistrationDeps, person: Principal): Promise<void> {
+  const remembered = await deps.findUser(person.issuer, person.subject);
+  let leaving: string | undefined;
+  try {
+    const closed = await closeAccount(deps.db, person, async (tx, userId) => {
+      await deps.shredUserKey(tx, userId);
+      leaving = userId;
+    });
+    // Closed already, by a call of which this process may not have heard.
+    if (!closed) leaving = remembered;
+  } finally {
+    if (leaving) await deps.onClosed(person, leaving);
+  }
 }
 
 async function register(deps: RegistrationDeps, principal: Principal): Promise<Registration> {

@@ -65,18 +65,31 @@ export async function closeAccount(
       .executeTakeFirst();
     if (!closed) return undefined;
     await shred(tx, closed.id);
-    await tx
-      .updateTable("session")
-      .set({ desired: "erase", attach_hash: null, lease_hash: null, phantom_hash: null })
-      .where("owner_id", "=", closed.id)
-      .execute();
+    await tx.updateTable("session").set(doomed).where("owner_id", "=", closed.id).execute();
     return closed.id;
   });
 }
 
-/** Sessions of an account, of this installation. */
-export async function listSessionsOf(db: Kysely<Database>, userId: string, host: string): Promise<string[]> {
-  const rows = await db.selectFrom("session").select("id").where("owner_id", "=", userId).where("host", "=", host).execute();
+const doomed = { desired: "erase", attach_hash: null, lease_hash: null, phantom_hash: null } as const;
+
+/**
+ * Wants every session of closed accounts erased. They are from the moment of the closing; but a server of a release that knows
+ * nothing of it may want one ended instead, and then nobody would erase it.
+ */
+export async function doomSessionsOfClosed(db: Kysely<Database>): Promise<void> {
+  const closed = db.selectFrom("app_user").select("id").where("deregistered_at", "is not", null);
+  await db.updateTable("session").set(doomed).where("owner_id", "in", closed).where("desired", "<>", "erase").execute();
+}
+
+/** Sessions of an account, of this installation, that have not ended. */
+export async function listUnendedOf(db: Kysely<Database>, userId: string, host: string): Promise<string[]> {
+  const rows = await db
+    .selectFrom("session")
+    .select("id")
+    .where("owner_id", "=", userId)
+    .where("host", "=", host)
+    .where("state", "<>", "ended")
+    .execute();
   return rows.map(({ id }) => id);
 }
 

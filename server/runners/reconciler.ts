@@ -10,7 +10,7 @@ import { type Lease, underLease } from "./leases.ts";
 import { nextStep, type Observed, observed } from "./rules.ts";
 import { SessionMoved, type StepDeps } from "./step.ts";
 import { keepHandle, steps } from "./steps.ts";
-import { databaseNow, findByBox, listDue, listUnanswered } from "./store.ts";
+import { databaseNow, findByBox, listDoomed, listDue, listUnanswered } from "./store.ts";
 
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   db: Kysely<Database>;
@@ -43,6 +43,8 @@ export type Reconciler = {
 const mostPauseMs = 30_000;
 /** A look this late means that this process did not run for a while. */
 const blindMs = 5_000;
+/** Sessions erased at a time: who leaves with thousands of them takes no connections and no object store from those who stay. */
+const erasedAtOnce = 8;
 
 /** Drives what is observed to what is wanted (design D9): reads the current state, takes one step, looks again. */
 export function createReconciler(options: ReconcilerOptions): Reconciler {
@@ -83,7 +85,13 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
     if (performance.now() - lastLook > options.intervalMs + blindMs) seeingSince = performance.now();
     try {
       for (const { id } of await listDue(options.db, options.host, options.idleMs)) queue.add(id);
-      for (const { id } of await listUnanswered(options.db, options.host, options.approvalTimeoutMs)) await expireUnanswered(options, id);
+      for (const { id } of await listDoomed(options.db, options.host, erasedAtOnce)) queue.add(id);
+      for (const { id } of await listUnanswered(options.db, options.host, options.approvalTimeoutMs)) {
+        // What one session fails of is no reason to look away from the others.
+        await expireUnanswered(options, id).catch((error: Error) =>
+          options.log.warn({ session_id: id, err: error }, "what nobody answered could not be refused"),
+        );
+      }
     } catch (error) {
       seeingSince = performance.now();
       options.log.warn({ err: error }, "reconciler could not read the sessions");
@@ -181,8 +189,7 @@ async function adoptSandboxes(options: ReconcilerOptions, deps: StepDeps): Promi
     const session = await findByBox(options.db, box);
     if (!session || session.state === "ended") await options.launcher.removeFiles(box);
   }
-  for (const { id, desired } of await listDue(options.db, options.host, options.idleMs))
-    if (desired !== "erase") await giveUpHalfStart(options, id);
+  for (const { id } of await listDue(options.db, options.host, options.idleMs)) await giveUpHalfStart(options, id);
 }
 
 type Sandbox = Awaited<ReturnType<ReconcilerOptions["launcher"]["list"]>>[number];

@@ -15,16 +15,17 @@ export async function findByLeaseHash(
 }
 
 /** Sessions that may need a step: on their way somewhere, wanted elsewhere, or without a living lease. */
-export async function listDue(db: Kysely<Database>, host: string, idleMs: number): Promise<Pick<SessionRow, "id" | "desired">[]> {
+export async function listDue(db: Kysely<Database>, host: string, idleMs: number): Promise<{ id: string }[]> {
   return db
     .selectFrom("session")
-    .select(["id", "desired"])
-    .where((e) => e.or([e("state", "<>", "ended"), e("desired", "=", "erase")]))
+    .select("id")
+    .where("state", "<>", "ended")
+    .where("desired", "<>", "erase")
     .where("host", "=", host)
     .where((e) =>
       e.or([
         e("state", "not in", ["running", "dormant"]),
-        e("desired", "in", ["end", "erase"]),
+        e("desired", "=", "end"),
         e.and([e("state", "=", "dormant"), e.or([e("box", "is not", null), e("desired", "=", "run")])]),
         e.and([e("state", "=", "running"), e("desired", "=", "hibernate")]),
         e.and([
@@ -40,6 +41,19 @@ export async function listDue(db: Kysely<Database>, host: string, idleMs: number
       ]),
     )
     .orderBy("id")
+    .execute();
+}
+
+/** The next `most` sessions to be erased: those that still do something, then the oldest. */
+export async function listDoomed(db: Kysely<Database>, host: string, most: number): Promise<{ id: string }[]> {
+  return db
+    .selectFrom("session")
+    .select("id")
+    .where("desired", "=", "erase")
+    .where("host", "=", host)
+    .orderBy((e) => e("state", "=", "ended"))
+    .orderBy("created_at")
+    .limit(most)
     .execute();
 }
 

@@ -13,7 +13,7 @@ import { createLocalVerifier, openLocalIssuer } from "../../server/identity/loca
 import { createUserDirectory } from "../../server/identity/user-directory.ts";
 import { createTokenVerifier } from "../../server/identity/verify.ts";
 import { createRegistrationService } from "../../server/registration/service.ts";
-import { findRegistration } from "../../server/registration/store.ts";
+import { closeAccount, findRegistration } from "../../server/registration/store.ts";
 import { VaultError } from "../../server/vault/errors.ts";
 import { createRootKeyring } from "../../server/vault/keyring.ts";
 import { createSodium } from "../../server/vault/sodium.ts";
@@ -52,7 +52,7 @@ async function serve() {
   const users = createUserDirectory(async (name, subject) => (await findRegistration(db, { issuer: name, subject }))?.userId);
   const userVault = (userId: string) => vault.forUser(userId);
   const opened: OpenedCredentials = createOpenedCredentials({ db, userVault });
-  const settings = { allowedDomains: [] as string[], failKeys: false };
+  const settings = { allowedDomains: [] as string[], failKeys: false, told: [] as string[] };
   const authorize = createAuthorizer({
     verify: createTokenVerifier([createLocalVerifier(issuer)]),
     findUser: users.find,
@@ -66,11 +66,13 @@ async function serve() {
       if (settings.failKeys) throw new Error("planted fault");
     },
     allowedDomains: settings.allowedDomains,
+    findUser: users.find,
     onRegistered: users.forget,
     shredUserKey: (tx, userId) => vault.shredUser(tx, userId),
     onClosed: async ({ issuer, subject }, userId) => {
       users.forget(issuer, subject);
       vault.forget(userId);
+      settings.told.push(userId);
     },
   });
   const transport = createRouterTransport(
@@ -90,6 +92,7 @@ async function person(email: string) {
   const credentials = createClient(CredentialService, server.transport);
   return {
     register: () => registration.register({}, options),
+    leave: () => registration.deregister({}, options),
     setKey: (apiKey: string) => credentials.setApiKey({ apiKey }, options),
     status: () => credentials.getCredentialStatus({}, options),
     remove: () => credentials.deleteCredential({}, options),
@@ -125,6 +128,15 @@ describe("registration", () => {
     expect(timestampMs(second.registeredAt!)).toBe(timestampMs(first.registeredAt!));
     expect(Math.abs(timestampMs(first.registeredAt!) - Date.now())).toBeLessThan(60_000);
     expect(await outcomeOf(somebody.status())).toBe("accepted");
+  });
+
+  it("that another server has closed meanwhile is forgotten by this one when it is closed again", async () => {
+    const somebody = await registeredPerson("closed@example.com");
+    await somebody.status();
+    await closeAccount(database.db, { issuer: "carrel", subject: "closed@example.com" }, async () => undefined);
+    await somebody.leave();
+    expect(server.settings.told).toEqual([somebody.userId]);
+    expect(await outcomeOf(somebody.status())).toBe("NOT_REGISTERED");
   });
 
   it("of one person twenty times at once makes one user with one data key", async () => {

@@ -280,6 +280,19 @@ describe("the log of a session, with the test as its runner", () => {
     expect(await textsOf(sessionId)).toHaveLength(times.length);
   });
 
+  test("an answer that was given while the session was put away counts once, also when its own call is asked again", async () => {
+    const sessionId = await core.openSession();
+    const runner = await core.attach(sessionId);
+    const ask = (toolUseId: string) =>
+      runner.client.decideTool({ sessionId, epoch: runner.epoch, toolUseId, toolName: "Bash", input: { command: "ls" } });
+    await ask("t1");
+    await database.db.updateTable("session").set({ state: "hibernating" }).where("id", "=", sessionId).execute();
+    await core.answer(sessionId, "t1", true, "ada");
+    await database.db.updateTable("session").set({ state: "running" }).where("id", "=", sessionId).execute();
+    for (const _ of [1, 2]) expect((await ask("t1")).decision).toMatchObject({ toolUseId: "t1", allow: true });
+    expect((await ask("t2")).decision).toBeUndefined();
+  });
+
   test("of twenty answers to one approval one wins, and the others are told who was first", async () => {
     const { sessionId, runner } = await started();
     await core.prompt(sessionId, "go");

@@ -62,6 +62,7 @@ export async function serveProfiles(database: TestDatabase, dataDirectory: strin
       if (settings.provision) await provisionDefaults(tx, userId);
     },
     allowedDomains: [],
+    findUser: users.find,
     onRegistered: users.forget,
     shredUserKey: (tx, userId) => vault.shredUser(tx, userId),
     onClosed: async ({ issuer, subject }, userId) => {

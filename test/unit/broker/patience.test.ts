@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { createPatience, type Failure } from "../../../server/broker/patience.ts";
 
-const main = { sessionId: "ses_1", agent: "" };
-const helper = { sessionId: "ses_1", agent: "a1" };
+const main = { ownerId: "ada", sessionId: "ses_1", agent: "" };
+const helper = { ...main, agent: "a1" };
 const refused = (status: number, retryAfterMs = 0): Failure => ({ kind: "refused", status, said: "so it is", retryAfterMs });
 const cut: Failure = { kind: "cut" };
 
@@ -61,7 +61,7 @@ describe("a provider that wants to be left alone", () => {
     const { patience, clock } = patienceAt();
     expect(patience.failed(main, refused(429, 5_000))).toBeUndefined();
     expect(patience.hold(helper)).toEqual({ retryAfterMs: 5_000 });
-    expect(patience.hold({ sessionId: "ses_2", agent: "" })).toBeUndefined();
+    expect(patience.hold({ ...main, sessionId: "ses_2" })).toBeUndefined();
     clock.now += 5_000;
     expect(patience.hold(helper)).toBeUndefined();
   });
@@ -70,6 +70,25 @@ describe("a provider that wants to be left alone", () => {
     const { patience } = patienceAt();
     expect(patience.failed(main, refused(429, 61_000))).toMatchObject({ subtype: "provider_busy" });
     expect(patience.hold(main)).toMatchObject({ subtype: "provider_busy" });
+  });
+
+  test("for a day is asked again after five minutes", () => {
+    const { patience, clock } = patienceAt();
+    patience.failed(main, refused(429, 86_400_000));
+    clock.now += 299_999;
+    expect(patience.hold(main)).toMatchObject({ message: expect.stringContaining("for 86101 s") });
+    clock.now += 1;
+    expect(patience.hold(main)).toBeUndefined();
+  });
+
+  test("is asked at once for whoever has another key, in all of their sessions and nobody else's", () => {
+    const { patience } = patienceAt();
+    const other = { ...main, sessionId: "ses_2" };
+    const stranger = { ...main, ownerId: "eve", sessionId: "ses_3" };
+    for (const asker of [main, other, stranger]) patience.failed(asker, refused(429, 86_400_000));
+    patience.forget("ada");
+    expect([main, other].map(patience.hold)).toEqual([undefined, undefined]);
+    expect(patience.hold(stranger)).toMatchObject({ subtype: "provider_busy" });
   });
 });
 
