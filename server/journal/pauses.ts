@@ -50,11 +50,7 @@ export async function standingOf(change: Change, call: AskedCall, question: Ques
   const before = pause && { outcome: pause.outcome, isDecided: pause.decision !== null, isSameInput, carried: pause.carried };
   const standing = standingOfCall(before);
   if (standing === "new" || standing === "open") return standing;
-  if (standing === "decided") {
-    // It is told now, so that the same call asked later under another id is not answered by it once more.
-    if (pause!.carried) await dropCarried(change.tx, pause!.session_id, pause!.id);
-    return decisionOf(change, pause!);
-  }
+  if (standing === "decided") return decisionOf(change, pause!);
   return { toolUseId: call.toolUseId, allow: false, message: refusals[standing] };
 }
 

@@ -17,7 +17,6 @@ export function decideTool(rules: Rules, change: Change, call: AskedCall, verdic
   const pause = change.tables.pauses.get(call.id);
   const standing = rules.standingOfCall(pause && { ...pause, isSameInput: true });
   if (standing === "open") return undefined;
-  if (standing === "decided" && pause!.carried) change.also.push(() => Object.assign(pause!, { carried: false }));
   if (standing !== "new") return standing === "decided" && pause!.isAllowed;
   if (verdict === "deny") {
     keep(change, call, append(change, "system", `permission_denied ${call.id}`), false);
