@@ -20,8 +20,16 @@ export type LogReport = { events: Event[]; turns: number; epochs: number[] };
 /** `prompts` are the request ids of every accepted prompt; with it each must be in the log once and no other may be. */
 export async function checkLog(db: Kysely<Database>, person: Person, sessionId: string, prompts?: readonly string[]): Promise<LogReport> {
   const session = await db.selectFrom("session").selectAll().where("id", "=", sessionId).executeTakeFirstOrThrow();
-  const rows = await db.selectFrom("event").selectAll().where("session_id", "=", sessionId).orderBy("seq").execute();
-  const events = await readAll(person, sessionId);
+  // A session that lives may say more while this is read: all is judged as far as its row went.
+  const upTo = session.last_seq;
+  const rows = await db
+    .selectFrom("event")
+    .selectAll()
+    .where("session_id", "=", sessionId)
+    .where("seq", "<=", upTo)
+    .orderBy("seq")
+    .execute();
+  const events = (await readAll(person, sessionId)).filter(({ seq }) => seq <= upTo);
   const problems = [
     ...checkDense(rows, session.last_seq),
     ...checkEpochs(rows),
