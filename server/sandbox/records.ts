@@ -21,12 +21,21 @@ export type Records = {
   remove(directory: string): Promise<void>;
 };
 
+/** A claim or a removal that died in the middle of it left a directory that is nobody's: no process, group or mount belongs to it. */
+async function removeUnwritten(root: string): Promise<void> {
+  for (const id of await readdir(root)) {
+    const directory = join(root, id);
+    if (parseJson(await readIfThere(join(directory, "record.json"))) === null) await removeDirectory(directory);
+  }
+}
+
 /** The programs of a sandbox as its status file tells: bubblewrap appends one JSON object per fact. */
 type StatusFile = { init: number | null; exitCode: number | null };
 
 export async function createRecords(driver: string, stateDirectory: string): Promise<Records> {
   const root = join(stateDirectory, "sandboxes");
   await mkdir(root, { recursive: true, mode: 0o700 });
+  await removeUnwritten(root);
   return {
     claim: async (id) => {
       const directory = join(root, id);

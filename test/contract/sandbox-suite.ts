@@ -283,6 +283,16 @@ export function sandboxSuite(name: string, makeDriver: MakeDriver): void {
       expect(await harness.driver.list()).toEqual([]);
     });
 
+    test("what a control plane left behind that died before its sandbox was on record is gone with the next one", async () => {
+      const unwritten = join(harness.stateDirectory, "sandboxes", "box-unwritten");
+      mkdirSync(unwritten, { mode: 0o700 });
+      const half = join(harness.stateDirectory, "sandboxes", "box-half");
+      mkdirSync(half, { mode: 0o700 });
+      writeFileSync(join(half, "record.json"), '{"driver":');
+      await makeDriver(harness.stateDirectory);
+      expect([existsSync(unwritten), existsSync(half)]).toEqual([false, false]);
+    });
+
     test("a hundred sandboxes made and destroyed leave nothing behind", async () => {
       const started: SandboxHandle[] = [];
       // The first ones count as well: what they made must be gone when the last ones are.
