@@ -1,7 +1,7 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Measure } from "../measure.ts";
 import type { Carrel } from "../support/carrel.ts";
 import type { Lab } from "../support/lab.ts";
+import { sandboxStandsBy } from "../support/standby.ts";
 import { inTurns, median } from "../support/statistics.ts";
 
 /** CreateSession with a prompt, until the model is asked; the floor spawns the agent and writes the prompt to it. */
@@ -49,14 +49,4 @@ async function withoutCarrel(lab: Lab): Promise<number> {
   await turn;
   await agent.close();
   return milliseconds;
-}
-
-/** Until its agent is there and has had the time to start. */
-async function sandboxStandsBy(carrel: Carrel): Promise<void> {
-  const deadline = performance.now() + 30_000;
-  while (!(await carrel.sandboxProcesses()).some(({ name }) => name === "claude")) {
-    if (performance.now() > deadline) throw new Error("no sandbox stands by");
-    await sleep(100);
-  }
-  await sleep(1_500);
 }

@@ -7,6 +7,7 @@ import type { Carrel } from "../support/carrel.ts";
 import type { Lab } from "../support/lab.ts";
 import type { Kept } from "../support/raw-agent.ts";
 import { untilDormant } from "../support/sleepers.ts";
+import { sandboxStandsBy } from "../support/standby.ts";
 import { inTurns, median } from "../support/statistics.ts";
 
 /** A workspace of 50 MB: sources and their like, of which a quarter is air. */
@@ -40,12 +41,12 @@ export const resume: Measure = {
 };
 
 async function putAwayFilled(lab: Lab, carrel: Carrel): Promise<string> {
+  // The session takes the sandbox that stands by, and so its agent; another one will stand by then.
+  const agent = await sandboxStandsBy(carrel);
   const asked = lab.model.nextRequest();
   const { id } = await carrel.createSession("hello");
   await asked;
-  const agent = (await carrel.sandboxProcesses()).find(({ name }) => name === "claude");
-  if (!agent) throw new Error("the session has no agent");
-  await fill(`/proc/${agent.pid}/root/workspace`);
+  await fill(`/proc/${agent}/root/workspace`);
   await putAway(carrel, id);
   return id;
 }
