@@ -59,9 +59,7 @@ async function* packEntries(
 ): AsyncGenerator<Uint8Array> {
   signal.throwIfAborted();
   const names = ["--no-recursion", "--null", "--no-unquote", "--files-from=-"];
-  const tar = runProgram("tar", ["--create", "--format=posix", "--numeric-owner", "--sparse", "--directory=/", ...names], "pipe");
-  const stop = (): void => void tar.process.kill("SIGKILL");
-  signal.addEventListener("abort", stop);
+  const tar = runProgram("tar", ["--create", "--format=posix", "--numeric-owner", "--sparse", "--directory=/", ...names], "pipe", signal);
   const packed = createZstdCompress(compression);
   packed.write(head);
   const fed = feed(tar, namesOf(paths));
@@ -77,8 +75,7 @@ async function* packEntries(
     await fed;
     throw error;
   } finally {
-    signal.removeEventListener("abort", stop);
-    stop();
+    tar.process.kill("SIGKILL");
     packed.destroy();
   }
 }
@@ -112,10 +109,7 @@ async function extract(entries: AsyncIterable<Uint8Array>): Promise<void> {
  * sparse files do: then writing succeeds, and only this fails.
  */
 export async function written({ directories }: Pick<Roots, "directories">, signal?: AbortSignal): Promise<void> {
-  const sync = runProgram("sync", ["--file-system", ...directories], "ignore");
-  const stop = (): void => void sync.process.kill("SIGKILL");
-  signal?.addEventListener("abort", stop);
-  await sync.succeeded.finally(() => signal?.removeEventListener("abort", stop));
+  await runProgram("sync", ["--file-system", ...directories], "ignore", signal).succeeded;
 }
 
 function headOf(past: readonly BytePath[], locks: readonly Lock[]): Buffer {

@@ -10,17 +10,29 @@ export type Program = {
 
 const errorKept = 2_000;
 
-/** @param input whether it is fed, or finds nothing there. */
-export function runProgram(name: "tar" | "find" | "sync", args: readonly string[], input: "pipe" | "ignore"): Program {
+/**
+ * @param input whether it is fed, or finds nothing there.
+ * @param signal kills it.
+ */
+export function runProgram(
+  name: "tar" | "find" | "sync",
+  args: readonly string[],
+  input: "pipe" | "ignore",
+  signal?: AbortSignal,
+): Program {
   const child = spawn(name, args, { stdio: [input, "pipe", "pipe"] });
   let said = "";
   child.stderr!.on("data", (chunk: Buffer) => {
     said = (said + chunk.toString()).slice(-errorKept);
   });
+  const stop = (): void => void child.kill("SIGKILL");
+  signal?.addEventListener("abort", stop);
   // Rejects also when there is no such program.
-  const succeeded = once(child, "close").then(([code, killed]) => {
-    if (code !== 0) throw new Error(`${name} ended with ${code ?? killed}: ${said.trim()}`);
-  });
+  const succeeded = once(child, "close")
+    .finally(() => signal?.removeEventListener("abort", stop))
+    .then(([code, killed]) => {
+      if (code !== 0) throw new Error(`${name} ended with ${code ?? killed}: ${said.trim()}`);
+    });
   // Awaited only after its output was read; until then its failure is nobody's yet.
   succeeded.catch(() => undefined);
   return { process: child, succeeded };

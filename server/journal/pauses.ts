@@ -39,7 +39,7 @@ export async function askQuestion(change: Change, question: Question): Promise<v
 
 /** Keeps a refusal that no person was asked about, so that asking again gets the same answer and no second notice. */
 export async function keepDenial(change: Change, call: AskedCall, seq: number, decision: DecisionInit): Promise<void> {
-  const request = toBinary(ApprovalSchema, approvalOf(call));
+  const request = requestOf(call, undefined);
   await insert(change, { kind: "approval", id: call.toolUseId, seq, request, decided: { outcome: "denied", decision } });
 }
 
@@ -60,8 +60,7 @@ const refusals = {
 };
 
 function isAskedAs(change: Change, pause: PauseRow, call: AskedCall, question: Question | undefined): boolean {
-  const asked = question ? toBinary(QuestionSchema, question) : toBinary(ApprovalSchema, approvalOf(call));
-  return Buffer.from(asked).equals(openBytes(change.vault, pause.session_id, `pause/${pause.id}`, pause.request));
+  return Buffer.from(requestOf(call, question)).equals(openBytes(change.vault, pause.session_id, `pause/${pause.id}`, pause.request));
 }
 
 /**
@@ -83,8 +82,13 @@ export async function takeCarried(change: Change, call: AskedCall, question: Que
   const details = { tool_use_id: call.toolUseId, answered_tool_use_id: pause.id };
   const message = "the call was asked about before the session was put away, and was answered meanwhile";
   const seq = change.append({ case: "system", value: { subtype: "answer_applied", message, details } });
-  const request = question ? toBinary(QuestionSchema, question) : toBinary(ApprovalSchema, approvalOf(call));
-  await insert(change, { kind, id: call.toolUseId, seq, request, decided: { outcome: pause.outcome as PauseOutcome, decision } });
+  await insert(change, {
+    kind,
+    id: call.toolUseId,
+    seq,
+    request: requestOf(call, question),
+    decided: { outcome: pause.outcome as PauseOutcome, decision },
+  });
   return decision;
 }
 
@@ -181,6 +185,11 @@ async function insert(change: Change, { kind, id, seq, request, decided }: NewPa
 
 function sealDecision({ vault, session }: Change, pauseId: string, decision: DecisionInit): Uint8Array {
   return sealBytes(vault, session.id, `pause/${pauseId}/decision`, toBinary(ToolDecisionSchema, create(ToolDecisionSchema, decision)));
+}
+
+/** What is asked, as it is kept. */
+function requestOf(call: AskedCall, question: Question | undefined): Uint8Array {
+  return question ? toBinary(QuestionSchema, question) : toBinary(ApprovalSchema, approvalOf(call));
 }
 
 function approvalOf(call: AskedCall): Approval {

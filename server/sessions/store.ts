@@ -192,22 +192,16 @@ async function deleteRows(tx: Transaction<Database>, sessionId: string): Promise
 
 /** Removes a session that is to be erased, with everything of it, whatever its state. Nothing happens when it is gone, or not to be erased. */
 export async function deleteErased(db: Kysely<Database>, sessionId: string): Promise<void> {
-  const doomed = db.selectFrom("session").select("id").where("id", "=", sessionId).where("desired", "=", "erase");
+  const doomed = (from: Kysely<Database>) =>
+    from.selectFrom("session").select("id").where("id", "=", sessionId).where("desired", "=", "erase");
   // A log may be long: what took place of its removal need not be done again.
   for (let deleted = eventsAtOnce; deleted === eventsAtOnce; ) {
-    const some = db.selectFrom("event").select("seq").where("session_id", "in", doomed).limit(eventsAtOnce);
+    const some = db.selectFrom("event").select("seq").where("session_id", "in", doomed(db)).limit(eventsAtOnce);
     const done = await db.deleteFrom("event").where("session_id", "=", sessionId).where("seq", "in", some).executeTakeFirst();
     deleted = Number(done.numDeletedRows);
   }
   await db.transaction().execute(async (tx) => {
-    const locked = await tx
-      .selectFrom("session")
-      .select("id")
-      .where("id", "=", sessionId)
-      .where("desired", "=", "erase")
-      .forUpdate()
-      .execute();
-    if (locked.length === 0) return;
+    if ((await doomed(tx).forUpdate().execute()).length === 0) return;
     await tx.deleteFrom("rate_limit").where("kind", "=", "prompt").where("subject", "=", sessionId).execute();
     await deleteRows(tx, sessionId);
   });

@@ -5,6 +5,9 @@ import { databaseNow, transaction, type World } from "./world.ts";
 
 export type Guard = (row: Row) => void;
 
+/** Refuses nothing: one that is gone is not found. */
+export const present: Guard = () => undefined;
+
 export type ControlPlane = {
   /** Names it and the machine whose boxes are its own. */
   readonly host: number;

@@ -1,5 +1,5 @@
 // The way to the model provider (server/broker/model-gateway.ts, ledger.ts): who may spend, and what was spent.
-import { type ControlPlane, change } from "./journal.ts";
+import { type ControlPlane, change, present } from "./journal.ts";
 import { Refusal, type Task } from "./scheduler.ts";
 import { append, type Row, set } from "./tables.ts";
 import { latency, newId, readTables, sleep, times, unavailable, type World } from "./world.ts";
@@ -13,13 +13,7 @@ export function* modelRequest(world: World, plane: ControlPlane, { phantomToken,
   const { max_budget_micros: maxBudgetMicros, max_turns: maxTurns } = row;
   const phantom = { sessionId: row.id, ownerId: row.owner, epoch: row.epoch, box: row.box, spentMicros: row.spent, maxBudgetMicros };
   if (world.rules.capReached({ ...phantom, modelRequests: row.model_requests, maxTurns }, true)) {
-    yield* change(
-      world,
-      plane,
-      row.id,
-      () => undefined,
-      (one) => set(one, world.rules.wishToEnd(one.row, "completed") ?? {}),
-    );
+    yield* change(world, plane, row.id, present, (one) => set(one, world.rules.wishToEnd(one.row, "completed") ?? {}));
     throw new Refusal("CAP_REACHED");
   }
   world.checker.modelRequested(row, epoch);
@@ -57,20 +51,14 @@ function* book(world: World, plane: ControlPlane, { request, sessionId, cost }: 
   let booked: number | undefined;
   for (let isDone = false; !isDone; ) {
     try {
-      yield* change(
-        world,
-        plane,
-        sessionId,
-        () => undefined,
-        (one) => {
-          // Nobody else books for the session: a tally that is there already tells of a commit whose answer was lost.
-          if (booked === one.row.spent && world.rules.order.bookOnce) return;
-          booked = one.row.spent + cost;
-          set(one, { spent: booked, model_requests: one.row.model_requests + 1 });
-          one.also.push(() => world.checker.booked(request));
-          if (one.row.state !== "ended") append(one, "usage", request);
-        },
-      );
+      yield* change(world, plane, sessionId, present, (one) => {
+        // Nobody else books for the session: a tally that is there already tells of a commit whose answer was lost.
+        if (booked === one.row.spent && world.rules.order.bookOnce) return;
+        booked = one.row.spent + cost;
+        set(one, { spent: booked, model_requests: one.row.model_requests + 1 });
+        one.also.push(() => world.checker.booked(request));
+        if (one.row.state !== "ended") append(one, "usage", request);
+      });
       isDone = true;
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;

@@ -1,6 +1,6 @@
 // The reconciler of a control plane (server/runners/reconciler.ts, steps.ts, hibernation.ts): looks, takes one step, looks again.
 import { failRestore, keepAwake, putOff } from "./hibernation.ts";
-import { type ControlPlane, change, readRow } from "./journal.ts";
+import { type ControlPlane, change, present, readRow } from "./journal.ts";
 import { destroy, launch, listSandboxes, removeFiles, type Start } from "./machine.ts";
 import { settled } from "./model-gateway.ts";
 import { expirePauses, isUnanswered } from "./pauses.ts";
@@ -147,15 +147,9 @@ function* start(world: World, plane: ControlPlane, seen: Row): Task {
   try {
     handle = yield* launch(world, orders);
   } catch (error) {
-    yield* change(
-      world,
-      plane,
-      seen.id,
-      () => undefined,
-      (one) => {
-        if (one.row.epoch === epoch && one.row.state === "starting") set(one, { lease_until: one.now });
-      },
-    );
+    yield* change(world, plane, seen.id, present, (one) => {
+      if (one.row.epoch === epoch && one.row.state === "starting") set(one, { lease_until: one.now });
+    });
     throw error;
   }
   yield* keepHandle(world, plane, { sessionId: seen.id, epoch, handle });
@@ -169,17 +163,11 @@ function* keepHandle(
 ): Task {
   let isKept: boolean;
   try {
-    isKept = yield* change(
-      world,
-      plane,
-      sessionId,
-      () => undefined,
-      (one) => {
-        if (one.row.epoch !== epoch || one.row.state === "ended") return false;
-        set(one, { handle });
-        return true;
-      },
-    );
+    isKept = yield* change(world, plane, sessionId, present, (one) => {
+      if (one.row.epoch !== epoch || one.row.state === "ended") return false;
+      set(one, { handle });
+      return true;
+    });
   } catch (error) {
     yield* destroy(world, handle);
     throw error;
@@ -295,14 +283,8 @@ export function* adoptSandboxes(world: World, plane: ControlPlane): Task {
     (row) => row.host === plane.host && row.state === "starting" && row.handle === null,
   )) as string[];
   for (const id of halfStarts) {
-    yield* change(
-      world,
-      plane,
-      id,
-      () => undefined,
-      (one) => {
-        if (one.row.state === "starting" && one.row.handle === null) set(one, { lease_until: one.now });
-      },
-    );
+    yield* change(world, plane, id, present, (one) => {
+      if (one.row.state === "starting" && one.row.handle === null) set(one, { lease_until: one.now });
+    });
   }
 }

@@ -1,5 +1,5 @@
 // What nobody needs any more goes (server/snapshots/retention.ts).
-import { type ControlPlane, change } from "./journal.ts";
+import { type ControlPlane, change, present } from "./journal.ts";
 import { deleteBlob, isNamedBy } from "./object-store.ts";
 import { Refusal, type Task } from "./scheduler.ts";
 import { set } from "./tables.ts";
@@ -23,17 +23,11 @@ function* endUnused(world: World, plane: ControlPlane): Task {
   const isUnused = (row: { state: string; desired: string; state_since: Date }) =>
     row.state === "dormant" && row.desired === "hibernate" && row.state_since.getTime() < world.scheduler.now - times.retentionMs;
   for (const id of (yield readTables(world, isUnused)) as string[]) {
-    yield* change(
-      world,
-      plane,
-      id,
-      () => undefined,
-      (one) => {
-        if (!isUnused(one.row)) return;
-        set(one, world.rules.wishToEnd(one.row, "max_duration_exceeded") ?? {});
-        world.checker.reach("ended because nobody used it");
-      },
-    );
+    yield* change(world, plane, id, present, (one) => {
+      if (!isUnused(one.row)) return;
+      set(one, world.rules.wishToEnd(one.row, "max_duration_exceeded") ?? {});
+      world.checker.reach("ended because nobody used it");
+    });
   }
 }
 

@@ -1,5 +1,5 @@
 // What people ask of a control plane (server/sessions, server/channel): any of them answers for any session.
-import { type ControlPlane, change, type Guard, publish, tablesOf } from "./journal.ts";
+import { type ControlPlane, change, type Guard, present, publish, tablesOf } from "./journal.ts";
 import { discardUnnamed, readBlob, upload } from "./object-store.ts";
 import { answerApproval } from "./pauses.ts";
 import { Refusal, type Task } from "./scheduler.ts";
@@ -82,13 +82,7 @@ export function* resumeSession(world: World, plane: ControlPlane, sessionId: str
 }
 
 export function* terminateSession(world: World, plane: ControlPlane, sessionId: string): Task {
-  yield* change(
-    world,
-    plane,
-    sessionId,
-    () => undefined,
-    (one) => set(one, world.rules.wishToEnd(one.row, "user_requested") ?? {}),
-  );
+  yield* change(world, plane, sessionId, present, (one) => set(one, world.rules.wishToEnd(one.row, "user_requested") ?? {}));
 }
 
 export type NewSession = { oneShot: boolean; maxBudget: number | null; maxTurns: number | null; ttlSeconds: number | null };
