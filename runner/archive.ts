@@ -1,22 +1,35 @@
 // Packs and unpacks what a session is put away with. Runs in the sandbox only: whatever an archive holds cannot leave it.
-//
-// Packed, an archive is one Zstandard stream: a head, and behind it what tar makes of the entries. The head is the mark, then for
-// each path that has to go before they are unpacked `-` and the path, for each that is locked afterwards its mode in octal, a space
-// and the path, each of these ended by a zero byte, and one zero byte more. Archives without a head are of a time without increments.
-import { rmdir, unlink } from "node:fs/promises";
+import { mkdir, rmdir, unlink } from "node:fs/promises";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { constants, createZstdCompress, createZstdDecompress } from "node:zlib";
-import { type BytePath, bytesOf, changesSince, type Listing, listEntries, type Roots, takeListing } from "./listing.ts";
-import { type Lock, lock, locksOf, recordsOf, unlock } from "./locks.ts";
+import { framed, headOf, type OpenArchive, openArchive } from "./archive-format.ts";
+import {
+  type BytePath,
+  bytesOf,
+  type Changes,
+  changesSince,
+  comesFirst,
+  type Listing,
+  listEntries,
+  type Roots,
+  type Split,
+  splitRoots,
+  takeListing,
+} from "./listing.ts";
+import { type Lock, lock, unlock } from "./locks.ts";
 import { feed, outputOf, runProgram } from "./programs.ts";
 
 /** Each piece crosses a thread and a pipe: in small ones that takes longer than the work. */
 const pieces = { chunkSize: 1 << 20 };
 /** The fastest level: what is packed is mostly packed already, or text of which any level makes little. */
 const compression = { ...pieces, params: { [constants.ZSTD_c_compressionLevel]: 1 } };
-const mark = "carrel-snapshot\0";
 const namesAtOnce = 64 * 1024;
+
+/** An archive from its start, as often as it is asked for. */
+export type ArchiveSource = () => AsyncIterable<Uint8Array>;
+
+type Paths = Iterable<BytePath> | AsyncIterable<BytePath>;
 
 /**
  * The directories as one compressed stream, with modes, times, links, holes and empty directories. Throws when anything could not
@@ -26,10 +39,14 @@ const namesAtOnce = 64 * 1024;
 export async function* pack(roots: Roots, since: Listing | undefined, signal: AbortSignal): AsyncGenerator<Uint8Array> {
   signal.throwIfAborted();
   const locks = await unlock(roots);
+  const stopped = new AbortController();
   try {
     const changes = since && (await changesSince(since, roots));
-    yield* packEntries(changes?.present ?? pathsOf(roots), headOf(changes?.past ?? [], locks), signal);
+    const split = await splitRoots(roots);
+    const head = headOf({ past: changes?.past ?? [], locks, signs: split?.signs });
+    yield* compressed(plainOf(head, partsOf(roots, split, changes), AbortSignal.any([signal, stopped.signal])));
   } finally {
+    stopped.abort();
     await lock(roots, locks);
   }
 }
@@ -37,66 +54,119 @@ export async function* pack(roots: Roots, since: Listing | undefined, signal: Ab
 /**
  * Makes the directories hold exactly what was packed: everything, and then each increment to it in order. When it throws they hold
  * nobody's work. Answers with what `pack` compares with.
+ * @param onFirst called once all that an agent reads as it starts is there, where that is known before everything is.
  */
-export async function unpack(archives: readonly AsyncIterable<Uint8Array>[], roots: Roots): Promise<Listing | undefined> {
+export async function unpack(
+  archives: readonly ArchiveSource[],
+  roots: Roots,
+  onFirst?: () => Promise<void>,
+): Promise<Listing | undefined> {
   await empty(roots);
+  const early = onFirst && (await unpackFirst(archives, roots));
+  // What the agent changes from now on is not what was packed.
+  const listed = early && (await takeListing(early.first));
+  if (early) await onFirst();
+  const isWanted = early ? (path: BytePath) => !comesFirst(roots, path) : () => true;
   let locks: readonly Lock[] = [];
-  for (const [place, archive] of archives.entries()) {
-    // What the one before locked is in the way of this one, which says itself what is locked in the end.
-    if (place > 0) await unlock(roots);
-    locks = await apply(archive);
-  }
+  for (const archive of archives) locks = await apply(archive, isWanted, early ? ["second"] : ["first", "second"]);
   // Taken before something is locked, which then counts as changed: what is in it has to be looked at.
-  const listing = await takeListing(roots);
+  const rest = await takeListing(early?.rest ?? roots);
   await lock(roots, locks);
-  return listing;
+  return early ? listed && rest && [...listed, ...rest] : rest;
 }
 
-async function* packEntries(
-  paths: Iterable<BytePath> | AsyncIterable<BytePath>,
-  head: Buffer,
-  signal: AbortSignal,
-): AsyncGenerator<Uint8Array> {
-  signal.throwIfAborted();
-  const names = ["--no-recursion", "--null", "--no-unquote", "--files-from=-"];
-  const tar = runProgram("tar", ["--create", "--format=posix", "--numeric-owner", "--sparse", "--directory=/", ...names], "pipe", signal);
+/** The first parts of all, and nothing at all where one of them says that its parts hang together. */
+async function unpackFirst(archives: readonly ArchiveSource[], roots: Roots): Promise<Split | undefined> {
+  let signs: readonly BytePath[] | undefined;
+  for (const archive of archives) {
+    signs = await opened(archive, async (open) => {
+      if (open.signs) await write(open, (path) => comesFirst(roots, path), ["first"]);
+      return open.signs;
+    });
+    if (!signs) break;
+  }
+  for (const path of signs ?? []) await mkdir(bytesOf(path));
+  const split = signs && (await splitRoots(roots));
+  if (!split) await empty(roots);
+  return split;
+}
+
+/** Reads it to its own end, because it is verified there. */
+async function apply(archive: ArchiveSource, isWanted: (path: BytePath) => boolean, parts: readonly Part[]): Promise<readonly Lock[]> {
+  return opened(archive, async (open, verified) => {
+    await write(open, isWanted, parts);
+    await verified;
+    return open.locks;
+  });
+}
+
+type Part = "first" | "second";
+
+/** Both parts have to be read in turn, also the one that is not wanted any more. */
+async function write({ past, first, second }: OpenArchive, isWanted: (path: BytePath) => boolean, wanted: readonly Part[]): Promise<void> {
+  for (const path of past) if (isWanted(path)) await remove(path);
+  if (first && wanted.includes("first")) await extract(first);
+  else for await (const _piece of first ?? []);
+  if (wanted.includes("second")) await extract(second);
+}
+
+/** @param work is told of the archive, and when all of it has been read and found whole. */
+async function opened<T>(archive: ArchiveSource, work: (open: OpenArchive, verified: Promise<void>) => Promise<T>): Promise<T> {
+  const plain = createZstdDecompress(pieces);
+  const verified = pipeline(Readable.from(archive()), plain);
+  // Awaited by who reads to the end.
+  verified.catch(() => undefined);
+  try {
+    return await work(await openArchive(plain), verified);
+  } finally {
+    plain.destroy();
+  }
+}
+
+async function* compressed(plain: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const packed = createZstdCompress(compression);
-  packed.write(head);
-  const fed = feed(tar, namesOf(paths));
-  const piped = pipeline(outputOf(tar), packed);
-  // Both are awaited below, unless the reader stops before.
-  fed.catch(() => undefined);
+  const piped = pipeline(plain, packed);
+  // Awaited below, unless the reader stops before.
   piped.catch(() => undefined);
   try {
     yield* packed as AsyncIterable<Uint8Array>;
     await piped;
+  } finally {
+    packed.destroy();
+  }
+}
+
+async function* plainOf(head: Buffer, parts: readonly Paths[], signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  yield head;
+  for (const paths of parts) yield* framed(entriesOf(paths, signal));
+}
+
+/** The entries of both parts, the first of which is empty where they may hang together. */
+function partsOf(roots: Roots, split: Split | undefined, changes: Changes | undefined): Paths[] {
+  if (!changes) return [split ? pathsOf(split.first) : [], pathsOf(split?.rest ?? roots)];
+  const isFirst = (path: BytePath): boolean => split !== undefined && comesFirst(roots, path);
+  return [changes.present.filter(isFirst), changes.present.filter((path) => !isFirst(path))];
+}
+
+/** What tar makes of them. */
+async function* entriesOf(paths: Paths, signal: AbortSignal): AsyncGenerator<Buffer> {
+  const names = ["--no-recursion", "--null", "--no-unquote", "--files-from=-"];
+  const tar = runProgram("tar", ["--create", "--format=posix", "--numeric-owner", "--sparse", "--directory=/", ...names], "pipe", signal);
+  const fed = feed(tar, namesOf(paths));
+  // Awaited below, unless the reader stops before.
+  fed.catch(() => undefined);
+  try {
+    yield* outputOf(tar);
   } catch (error) {
     // Where tar was ended because nobody could say what to pack, that is the reason.
     await fed;
     throw error;
   } finally {
     tar.process.kill("SIGKILL");
-    packed.destroy();
   }
 }
 
-async function apply(archive: AsyncIterable<Uint8Array>): Promise<Lock[]> {
-  const plain = createZstdDecompress(pieces);
-  const unpacked = pipeline(Readable.from(archive), plain);
-  // Awaited below, unless something fails before.
-  unpacked.catch(() => undefined);
-  try {
-    const { past, locks, entries } = await beheaded(plain);
-    for (const path of past) await remove(path);
-    await extract(entries);
-    await unpacked;
-    return locks;
-  } finally {
-    plain.destroy();
-  }
-}
-
-/** The source is read to its own end, also when tar has seen the end of the archive before, because it is verified there. */
+/** The source is read to its own end, also when tar has seen the end of the archive before. */
 async function extract(entries: AsyncIterable<Uint8Array>): Promise<void> {
   const how = ["--preserve-permissions", "--no-same-owner", "--delay-directory-restore"];
   const tar = runProgram("tar", ["--extract", "--directory=/", ...how], "pipe");
@@ -112,39 +182,8 @@ export async function written({ directories }: Pick<Roots, "directories">, signa
   await runProgram("sync", ["--file-system", ...directories], "ignore", signal).succeeded;
 }
 
-function headOf(past: readonly BytePath[], locks: readonly Lock[]): Buffer {
-  return Buffer.concat([bytesOf(`${mark}${past.map((path) => `-${path}\0`).join("")}`), recordsOf(locks), Buffer.of(0)]);
-}
-
-type Parts = { past: BytePath[]; locks: Lock[]; entries: AsyncIterable<Uint8Array> };
-
-async function beheaded(plain: AsyncIterable<Buffer>): Promise<Parts> {
-  const pieces = plain[Symbol.asyncIterator]();
-  let read = Buffer.alloc(0);
-  for (;;) {
-    const end = read.indexOf("\0\0");
-    const isHead = read.subarray(0, mark.length).toString("latin1") === mark.slice(0, read.length);
-    if (!isHead) return { past: [], locks: [], entries: followed(read, pieces) };
-    if (end >= 0) return { ...partsOf(read.toString("latin1", mark.length, end + 1)), entries: followed(read.subarray(end + 2), pieces) };
-    const { value, done } = await pieces.next();
-    if (done) throw new Error("the archive has no end of its head");
-    read = Buffer.concat([read, value]);
-  }
-}
-
-function partsOf(records: string): Pick<Parts, "past" | "locks"> {
-  const past = records.split("\0").filter((one) => one.startsWith("-"));
-  const locks = records.slice(past.reduce((length, one) => length + one.length + 1, 0));
-  return { past: past.map((one) => one.slice(1)), locks: locksOf(locks) };
-}
-
-async function* followed(first: Uint8Array, rest: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
-  yield first;
-  for (let next = await rest.next(); !next.done; next = await rest.next()) yield next.value;
-}
-
 /** As tar takes names of entries, some at once. */
-async function* namesOf(paths: Iterable<BytePath> | AsyncIterable<BytePath>): AsyncGenerator<Buffer> {
+async function* namesOf(paths: Paths): AsyncGenerator<Buffer> {
   let names = "";
   for await (const path of paths) {
     names += `${path.slice(1)}\0`;

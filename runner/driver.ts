@@ -19,6 +19,12 @@ export type Driver = {
    * @param conversation the one to go on with; empty starts a new one.
    */
   serve(channel: Channel, conversation: string): Promise<void>;
+  /** Starts the agent while its workspace is still on its way, where it can be: `serve` then finds it at work. */
+  /**
+   * Does the same while the workspace is still on its way, for `serve` to find the agent at work. Does nothing where the agent would
+   * miss something: its conversation, or a tool server that may lie in the workspace.
+   */
+  serveEarly(channel: Channel, conversation: string): Promise<void>;
   onCommand(command: Command): void;
   ended: Promise<Exit>;
 };
@@ -98,16 +104,22 @@ export function createDriver(place: Place, first: FirstAgent, putAway: PutAway):
   };
   first.observe(observerOf(state));
   if (first.agent) follow(state, first.agent);
+  const serve = async (channel: Channel, conversation: string): Promise<void> => {
+    state.conversation = presentOf(place, conversation);
+    await adapt(state, settingsOf(channel.attached.manifest!, place));
+    state.channel = channel;
+    attached.resolve(channel);
+    if (conversation && state.conversation !== conversation) channel.append([contextLost]);
+  };
   return {
     ended,
     onCommand: (command) => obey(state, command),
     rest: () => stopAgent(state, "killed"),
-    async serve(channel, conversation) {
-      state.conversation = presentOf(place, conversation);
-      await adapt(state, settingsOf(channel.attached.manifest!, place));
-      state.channel = channel;
-      attached.resolve(channel);
-      if (conversation && state.conversation !== conversation) channel.append([contextLost]);
+    serve,
+    async serveEarly(channel, conversation) {
+      const { mcpServers } = settingsOf(channel.attached.manifest!, place);
+      const runsPrograms = Object.values(mcpServers).some(({ type }) => type === "stdio");
+      if (!runsPrograms && conversation && presentOf(place, conversation)) await serve(channel, conversation);
     },
   };
 }

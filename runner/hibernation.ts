@@ -12,7 +12,13 @@ import type { AskedSnapshot } from "./snapshots.ts";
 /** @param workspace without the memory bank, which is given to each runner anew. */
 export function rootsOf(workspace: string, home: string): Roots {
   const unlocked = join(home, ".carrel-unlocked");
-  return { directories: [workspace, home], except: [join(workspace, ".memory"), unlocked], unlocked };
+  return {
+    directories: [workspace, home],
+    except: [join(workspace, ".memory"), unlocked],
+    unlocked,
+    first: [join(home, ".claude"), join(home, ".claude.json")],
+    signs: [join(workspace, ".git")],
+  };
 }
 
 /** What one snapshot left in the directories: the next may be an increment to that. */
@@ -39,13 +45,16 @@ export async function putAway({ channel, memory, roots, base }: Session, asked: 
 }
 
 /** A session that cannot be brought back says why and stays put away; nothing of it starts from half of its files. */
-export async function bringBack(channel: Channel, driver: Driver, roots: Roots, { generation, chain }: Restore): Promise<Base | undefined> {
-  await driver.rest();
-  // An agent that stood by may have started something: it would write into what is being brought back.
-  stopOthers();
+export async function bringBack(channel: Channel, driver: Driver, roots: Roots, restore: Restore): Promise<Base | undefined> {
+  const { generation, chain, conversation } = restore;
   try {
     if (chain.at(-1) !== generation) throw new Error(`the chain of snapshot ${generation} is not known`);
-    const listing = await channel.snapshots.get(chain, (archives) => unpack(archives, roots));
+    const listing = await channel.snapshots.get(chain, async (archives) => {
+      // Whoever stood by, or was started when this was tried before: it would write into what is being brought back.
+      await driver.rest();
+      stopOthers();
+      return unpack(archives, roots, () => driver.serveEarly(channel, conversation));
+    });
     return listing && { generation, listing };
   } catch (error) {
     return stayAway(channel, error);

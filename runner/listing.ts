@@ -1,4 +1,5 @@
 // What lies in a session's directories, entry by entry, and what of it has changed since they were last listed.
+import { lstat } from "node:fs/promises";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -12,6 +13,10 @@ export type Roots = {
   except: readonly string[];
   /** The file that says what is unlocked; it outlives its runner. */
   unlocked: string;
+  /** What an agent reads as it starts: paths of files, and of directories with all that is in them. */
+  first: readonly string[];
+  /** The directories of which it only looks whether they are there. */
+  signs: readonly string[];
 };
 
 /** A path as `find` and the kernel know it: each character is one byte, because a name need not be text. */
@@ -28,8 +33,8 @@ export type Entry = {
   record: string;
 };
 
-/** The records of all entries at one moment, packed: an idle session holds them for as long as it runs. */
-export type Listing = Buffer;
+/** The records of all entries, each of its moment, packed: an idle session holds them for as long as it runs. */
+export type Listing = readonly Buffer[];
 
 /** What sets a directory tree apart from what it was. */
 export type Changes = {
@@ -52,7 +57,12 @@ const fields = /^(.) (\d+) (\d+) (\d+) \d+ \S+ \S+ (.*)$/s;
  * Every entry for which the tests of `find` hold, a directory before what is in it. Throws at the end when something could
  * not be looked at. Sockets are nothing without the program behind them and are left out.
  */
-export async function* listEntries({ directories, except }: Roots, tests: readonly string[] = []): AsyncGenerator<Entry> {
+export async function* listEntries(
+  { directories, except }: Pick<Roots, "directories" | "except">,
+  tests: readonly string[] = [],
+): AsyncGenerator<Entry> {
+  // Told of nowhere, find looks around where it is.
+  if (directories.length === 0) return;
   const prune = except.flatMap((path) => ["-path", path.replaceAll(/[*?[\\]/g, "\\$&"), "-prune", "-o"]);
   const find = runProgram("find", [...directories, ...prune, "!", "-type", "s", ...tests, "-printf", record], "ignore");
   try {
@@ -63,7 +73,7 @@ export async function* listEntries({ directories, except }: Roots, tests: readon
 }
 
 /** Answers once no later change can look like what is listed; undefined for more than is worth comparing. */
-export async function takeListing(roots: Roots): Promise<Listing | undefined> {
+export async function takeListing(roots: Pick<Roots, "directories" | "except">): Promise<Listing | undefined> {
   const ticked = sleep(tickMs);
   const packed = createZstdCompress();
   const written = pipeline(Readable.from(recordsOf(roots)), packed);
@@ -77,14 +87,48 @@ export async function takeListing(roots: Roots): Promise<Listing | undefined> {
     if (bytes > longestListing) return undefined;
   }
   await Promise.all([written, ticked]);
-  return Buffer.concat(pieces);
+  return [Buffer.concat(pieces)];
+}
+
+/** Whether a path is among, or below, those that come first. */
+export function comesFirst({ first }: Pick<Roots, "first">, path: BytePath): boolean {
+  return first.map((one) => Buffer.from(one).toString("latin1")).some((one) => path === one || path.startsWith(`${one}/`));
+}
+
+/** Both parts, as roots of their own, and the signs that are there. */
+export type Split = { first: Roots; rest: Roots; signs: readonly string[] };
+
+/**
+ * What comes first set apart from the rest. Undefined where the two may hang together: what an agent reads as it starts would be
+ * another name of something, or a link to somewhere else.
+ */
+export async function splitRoots(roots: Roots): Promise<Split | undefined> {
+  const directories = (await presentIn(roots.first)).map(({ path }) => path);
+  const signs = await presentIn(roots.signs);
+  if (signs.some(({ isDirectory }) => !isDirectory)) return undefined;
+  const first = { ...roots, directories };
+  for await (const _entry of listEntries(first, ["(", "-type", "l", "-o", "!", "-type", "d", "-links", "+1", ")"])) return undefined;
+  return { first, rest: { ...roots, except: [...roots.except, ...roots.first] }, signs: signs.map(({ path }) => path) };
+}
+
+async function presentIn(paths: readonly string[]): Promise<{ path: string; isDirectory: boolean }[]> {
+  const look = async (path: string) => {
+    try {
+      return [{ path, isDirectory: (await lstat(path)).isDirectory() }];
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+      throw error;
+    }
+  };
+  return (await Promise.all(paths.map(look))).flat();
 }
 
 /** Compares what is there with what was. Both are compared as a whole: a clock that was set back hides nothing. */
 export async function changesSince(listing: Listing, roots: Roots): Promise<Changes> {
   const gone = new Set<string>();
-  const plain = Readable.from([listing]).pipe(createZstdDecompress());
-  for await (const one of separated(plain)) gone.add(one);
+  for (const part of listing) {
+    for await (const one of separated(Readable.from([part]).pipe(createZstdDecompress()))) gone.add(one);
+  }
   const changed: BytePath[] = [];
   const directories = new Set<BytePath>();
   const same: Entry[] = [];
@@ -120,7 +164,7 @@ export function bytesOf(path: BytePath): Buffer {
   return Buffer.from(path, "latin1");
 }
 
-async function* recordsOf(roots: Roots): AsyncGenerator<Buffer> {
+async function* recordsOf(roots: Pick<Roots, "directories" | "except">): AsyncGenerator<Buffer> {
   for await (const { record } of listEntries(roots)) yield bytesOf(`${record}\0`);
 }
 

@@ -3,13 +3,15 @@ import { appendFile, chmod, lstat, readFile, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type BytePath, bytesOf, type Entry, listEntries, type Roots } from "./listing.ts";
 
+type Places = Pick<Roots, "directories" | "except" | "unlocked">;
+
 /** The permission bits that something really has. */
 export type Lock = { path: BytePath; mode: number };
 
 const locked = ["(", "-type", "d", "!", "-perm", "-700", "-o", "-type", "f", "!", "-perm", "-400", ")"];
 
 /** Lets the owner read every file and do everything in every directory. Answers with what `lock` needs to undo that; undone when it throws. */
-export async function unlock(roots: Roots): Promise<Lock[]> {
+export async function unlock(roots: Places): Promise<Lock[]> {
   const locks: Lock[] = [];
   await clearForeign(roots.unlocked);
   try {
@@ -74,7 +76,7 @@ export function locksOf(records: string): Lock[] {
     .map((one) => ({ mode: Number.parseInt(one, 8), path: one.slice(one.indexOf(" ") + 1) }));
 }
 
-async function findLocked(roots: Roots): Promise<Entry[]> {
+async function findLocked(roots: Places): Promise<Entry[]> {
   const found: Entry[] = [];
   try {
     for await (const entry of listEntries(roots, locked)) found.push(entry);

@@ -2,6 +2,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, ConnectError } from "@connectrpc/connect";
 import type { PutSnapshotRequestSchema, RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import type { ArchiveSource } from "./archive.ts";
 import type { Lease } from "./lease.ts";
 
 /**
@@ -15,8 +16,8 @@ export type SnapshotCalls = {
   /** Sends what `pack` makes, from the start again when the control plane was away. False when the session is wanted awake meanwhile. */
   put(made: AskedSnapshot, pack: () => AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<boolean>;
   abandon(generation: number, reason: string): Promise<void>;
-  /** Gives what was put to `unpack`, each fetched when it is read; all from the start again when the control plane was away. */
-  get<T>(generations: readonly number[], unpack: (archives: AsyncIterable<Uint8Array>[]) => Promise<T>): Promise<T>;
+  /** Gives what was put to `unpack`, each fetched as often as it is asked for; all from the start again when the control plane was away. */
+  get<T>(generations: readonly number[], unpack: (archives: ArchiveSource[]) => Promise<T>): Promise<T>;
   /** @param failure empty when everything is back. */
   reportRestore(failure: string): Promise<void>;
 };
@@ -52,9 +53,14 @@ export function createSnapshotCalls(
     },
     async get(generations, unpack) {
       const outcome = await persistently(async () => {
-        const sources = generations.map((generation) => watched(wholeOf(() => client.getSnapshot({ ...lease, generation }))));
+        const sources: { failure: Error | undefined }[] = [];
+        const fetch = (generation: number) => (): AsyncIterable<Uint8Array> => {
+          const source = watched(wholeOf(() => client.getSnapshot({ ...lease, generation })));
+          sources.push(source);
+          return source.pieces;
+        };
         try {
-          return { unpacked: await unpack(sources.map(({ pieces }) => pieces)) };
+          return { unpacked: await unpack(generations.map(fetch)) };
         } catch (error) {
           // Only what comes over the channel may come better the next time.
           for (const { failure } of sources) if (failure) throw failure;

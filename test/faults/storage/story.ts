@@ -203,7 +203,7 @@ async function restore(runner: Runner, calls: ReturnType<typeof createSnapshotCa
   if (runner.manifest?.restore?.generation !== generation) throw new Error("the new runner was not told what to bring back");
   await calls.get([generation], async (archives) => {
     bytes = 0;
-    for (const archive of archives) for await (const piece of archive) bytes += piece.length;
+    for (const archive of archives) for await (const piece of archive()) bytes += piece.length;
   });
   return bytes;
 }
