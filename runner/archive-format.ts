@@ -59,7 +59,7 @@ function lengthOf(bytes: number): Buffer {
 export async function openArchive(plain: AsyncIterable<Buffer>): Promise<OpenArchive> {
   const bytes = createReader(plain[Symbol.asyncIterator]());
   const start = (await bytes.peek(markBytes)).toString("latin1");
-  if (start === mark) return { ...headFrom(await bytes.through("\0\0", mark.length)), first: partOf(bytes), second: partOf(bytes) };
+  if (start === mark) return { ...headFrom(await bytes.through("\0\0", mark.length)), first: partOf(bytes), second: lastOf(bytes) };
   const hasHead = start.startsWith(markOfOnePart);
   const head = hasHead ? headFrom(await bytes.through("\0\0", markOfOnePart.length)) : { past: [], locks: [] };
   return { ...head, signs: undefined, first: undefined, second: bytes.rest() };
@@ -80,6 +80,12 @@ async function* partOf(bytes: Reader): AsyncGenerator<Uint8Array> {
     if (length === 0) return;
     yield* bytes.take(length);
   }
+}
+
+/** Ends where the archive does: only there is it known to be whole. */
+async function* lastOf(bytes: Reader): AsyncGenerator<Uint8Array> {
+  yield* partOf(bytes);
+  for await (const { length } of bytes.rest()) if (length > 0) throw new Error("something follows the archive");
 }
 
 function createReader(pieces: AsyncIterator<Buffer>) {

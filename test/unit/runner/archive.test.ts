@@ -223,7 +223,7 @@ test("an archive of a time without increments is unpacked, one that is cut or da
   const tar = execFileSync("tar", ["-C", "/", "--format=posix", "-c", ...roots.directories.map((root) => root.slice(1))]);
   await unpackedAnew([zstdCompressSync(tar)]);
   expect(portrait(roots.directories)).toEqual(before);
-  for (const length of [0, 10, whole.length >> 1, whole.length - 1])
+  for (const length of [0, 10, whole.length >> 1, whole.length - 12])
     await expect(unpackedAnew([whole.subarray(0, length)]), `${length} bytes`).rejects.toThrow();
   await expect(unpackedAnew([whole, zstdCompressSync(Buffer.from("carrel-snap"))])).rejects.toThrow("tar ended");
   await expect(unpackedAnew([whole, zstdCompressSync(Buffer.from("something else"))])).rejects.toThrow("tar ended");
