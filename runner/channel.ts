@@ -15,6 +15,7 @@ import {
 import { EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { createBatchCall } from "./batches.ts";
+import { createSnapshotFetch } from "./fetch-snapshot.ts";
 import type { Lease } from "./lease.ts";
 import { encodeWithinLimit } from "./limit.ts";
 import { createSnapshotCalls, type SnapshotCalls } from "./snapshots.ts";
@@ -96,7 +97,7 @@ export async function openChannel(socketPath: string, attachToken: string, spool
       }
     },
     // HTTP/2 would stop for a word from the other side after every 64 KB.
-    snapshots: createSnapshotCalls(clientOver("1.1"), lease, persistently),
+    snapshots: createSnapshotCalls(clientOver("1.1"), createSnapshotFetch(socketPath, leaseToken), lease, persistently),
     async detach(reason, exitCode) {
       await log.flushed();
       await persistently(() => client.detach({ ...lease, reason: reason.slice(0, 2000), exitCode }));

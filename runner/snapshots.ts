@@ -3,6 +3,7 @@ import { type Client, ConnectError } from "@connectrpc/connect";
 import type { PutSnapshotRequestSchema, RunnerService } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import type { ArchiveSource } from "./archive.ts";
+import type { FetchSnapshot } from "./fetch-snapshot.ts";
 import type { Lease } from "./lease.ts";
 
 /**
@@ -27,6 +28,7 @@ const mostSaid = 2_000;
 
 export function createSnapshotCalls(
   client: Client<typeof RunnerService>,
+  fetch: FetchSnapshot,
   lease: Lease,
   persistently: <T>(call: () => Promise<T>) => Promise<T>,
 ): SnapshotCalls {
@@ -54,13 +56,13 @@ export function createSnapshotCalls(
     async get(generations, unpack) {
       const outcome = await persistently(async () => {
         const sources: { failure: Error | undefined }[] = [];
-        const fetch = (generation: number) => (): AsyncIterable<Uint8Array> => {
-          const source = watched(wholeOf(() => client.getSnapshot({ ...lease, generation })));
+        const sourceOf = (generation: number) => (): AsyncIterable<Uint8Array> => {
+          const source = watched(fetch(generation));
           sources.push(source);
           return source.pieces;
         };
         try {
-          return { unpacked: await unpack(generations.map(fetch)) };
+          return { unpacked: await unpack(generations.map(sourceOf)) };
         } catch (error) {
           // Only what comes over the channel may come better the next time.
           for (const { failure } of sources) if (failure) throw failure;
@@ -92,15 +94,6 @@ async function* requests(
     for (let at = 0; at < bytes.length; at += pieceBytes) yield { ...head, data: bytes.subarray(at, at + pieceBytes) };
   }
   yield { ...head, last: true };
-}
-
-/** Ends only after the piece that is marked as the last. */
-async function* wholeOf(fetch: () => AsyncIterable<{ data: Uint8Array; last: boolean }>): AsyncGenerator<Uint8Array> {
-  for await (const { data, last } of fetch()) {
-    if (last) return;
-    yield data;
-  }
-  throw new Error("the snapshot was cut on its way");
 }
 
 /** The same pieces, and whether it was they that failed. */

@@ -19,11 +19,12 @@ import { peekProtocol } from "../http/preface.ts";
 import type { Log } from "../log.ts";
 import { applyToBank, readBank } from "../memory/sessions.ts";
 import { createLauncher, type Launcher } from "../runners/launcher.ts";
-import { createLeaseInterceptor } from "../runners/leases.ts";
+import { createLeaseFinder, createLeaseInterceptor } from "../runners/leases.ts";
 import { createRunnerListener } from "../runners/listener.ts";
 import { createReconciler, type Reconciler } from "../runners/reconciler.ts";
 import { createRunnerServer, type RunnerServer } from "../runners/server.ts";
 import { createRunnerService } from "../runners/service.ts";
+import { createSnapshotDoor, createSnapshotReader } from "../runners/snapshot-door.ts";
 import { createSnapshotCalls } from "../runners/snapshots.ts";
 import { createSpaceWatch } from "../runners/space.ts";
 import { createStandby, type Standby } from "../runners/standby.ts";
@@ -175,14 +176,13 @@ function createServer(
     heartbeatMs: config.heartbeatMs,
     assigned: (attachToken, signal) => late.standby.assigned(attachToken, signal),
   });
+  const findLease = createLeaseFinder({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) });
+  const read = createSnapshotReader({ db, archives: storage.archives });
   return createRunnerServer({
     routes: (router) => router.service(RunnerService, service),
-    interceptors: [
-      createUnavailableInterceptor(),
-      createLeaseInterceptor({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) }),
-      createValidateInterceptor(),
-    ],
+    interceptors: [createUnavailableInterceptor(), createLeaseInterceptor(findLease), createValidateInterceptor()],
     peekProtocol,
+    snapshots: createSnapshotDoor({ findLease, read, boxOf: (request) => late.server.boxOf(request), log }),
     doors: { model: gateway.handle, mcp: mcp.handle, proxy: egress.handleRequest, connect: egress.handleConnect },
     log,
   });

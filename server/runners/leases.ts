@@ -16,13 +16,15 @@ export const socketBoxKey = createContextKey<string | undefined>(undefined, { de
 /** Leases remembered by the hash of their token. A lease never changes its session or epoch, so remembering is safe: fencing is the append statement's. */
 const remembered = 10_000;
 
-export type LeaseInterceptorDeps = {
+export type LeaseFinderDeps = {
   hashToken(token: string): Uint8Array;
   findLease(hash: Uint8Array): Promise<{ id: string; epoch: number; box: string | null } | undefined>;
 };
 
-/** Puts the caller's lease into the context of every call but Attach, or refuses. */
-export function createLeaseInterceptor({ hashToken, findLease }: LeaseInterceptorDeps): Interceptor {
+/** The lease that a request's header proves, on the socket of its own box; refuses everything else. */
+export type FindLease = (authorization: string | null | undefined, box: string | undefined) => Promise<Lease>;
+
+export function createLeaseFinder({ hashToken, findLease }: LeaseFinderDeps): FindLease {
   const leases = new Map<string, Lease>();
   const find = async (token: string): Promise<Lease> => {
     const known = leases.get(token);
@@ -34,11 +36,18 @@ export function createLeaseInterceptor({ hashToken, findLease }: LeaseIntercepto
     leases.set(token, lease);
     return lease;
   };
+  return async (authorization, box) => {
+    const lease = await find(bearer(authorization));
+    if (box !== undefined && box !== lease.box) throw fenced();
+    return lease;
+  };
+}
+
+/** Puts the caller's lease into the context of every call but Attach, or refuses. */
+export function createLeaseInterceptor(findLease: FindLease): Interceptor {
   return (next) => async (request) => {
     if (request.method.name !== "Attach") {
-      const lease = await find(bearer(request.header));
-      const socket = request.contextValues.get(socketBoxKey);
-      if (socket !== undefined && socket !== lease.box) throw fenced();
+      const lease = await findLease(request.header.get("authorization"), request.contextValues.get(socketBoxKey));
       request.contextValues.set(leaseKey, lease);
     }
     return next(request);
@@ -68,8 +77,8 @@ export function fenced(): ConnectError {
   return refusal(ErrorReason.FENCED, "this runner no longer holds the lease of its session");
 }
 
-function bearer(header: Headers): string {
-  const match = /^Bearer ([\x21-\x7e]{1,200})$/.exec(header.get("authorization") ?? "");
+function bearer(authorization: string | null | undefined): string {
+  const match = /^Bearer ([\x21-\x7e]{1,200})$/.exec(authorization ?? "");
   if (!match?.[1]) throw fenced();
   return match[1];
 }

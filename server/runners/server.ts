@@ -13,6 +13,8 @@ export type RunnerServerOptions = {
   interceptors: Interceptor[];
   /** Tells HTTP/2 from HTTP/1.1 by the first bytes. */
   peekProtocol(socket: Socket, timeoutMs: number): Promise<"http1" | "http2" | "silent">;
+  /** Gives runners their snapshots. */
+  snapshots: Door;
   /** The doors of the broker: to the model, to tool servers, and to hosts of the network. */
   doors: {
     model: Door;
@@ -33,9 +35,10 @@ export type RunnerServer = {
   close(): void;
 };
 
-/** By the raw request target: the runner's own calls, a path of the tool servers, an absolute address for the proxy, and all else is the model's to refuse. */
-function doorOf(target: string, rpc: Door, doors: RunnerServerOptions["doors"]): Door {
+/** By the raw request target: the runner's own calls and its snapshots, a path of the tool servers, an absolute address for the proxy, and all else is the model's to refuse. */
+function doorOf(target: string, rpc: Door, { doors, snapshots }: RunnerServerOptions): Door {
   if (target.startsWith(`/${RunnerService.typeName}/`)) return rpc;
+  if (target.startsWith("/snapshots/")) return snapshots;
   if (target.startsWith("/mcp/")) return doors.mcp;
   return /^[a-z][a-z0-9+.-]*:/i.test(target) ? doors.proxy : doors.model;
 }
@@ -64,7 +67,7 @@ export function createRunnerServer(options: RunnerServerOptions): RunnerServer {
     contextValues: (request) => createContextValues().set(socketBoxKey, boxOf(request)),
   });
   const broker = http.createServer({ requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 300_000 }, (request, response) =>
-    doorOf(request.url ?? "", rpc, options.doors)(request, response),
+    doorOf(request.url ?? "", rpc, options)(request, response),
   );
   broker.on("connect", options.doors.connect);
   const runners = http2.createServer({ maxSessionMemory: 32, settings: { maxConcurrentStreams: 100 } }, (request, response) =>

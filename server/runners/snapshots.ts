@@ -1,8 +1,7 @@
-// What a runner says of snapshots: bringing one out of its sandbox, and one back into it.
-import { create } from "@bufbuild/protobuf";
+// What a runner says of snapshots: bringing one out of its sandbox, and that one is back in it.
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { Kysely } from "kysely";
-import { GetSnapshotResponseSchema, type PutSnapshotRequest, type RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
+import type { PutSnapshotRequest, RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import type { BlobDigest } from "../blobs/store.ts";
 import type { Database } from "../db/database.ts";
@@ -13,7 +12,7 @@ import { isOccupied } from "../journal/rules.ts";
 import { findSession } from "../journal/store.ts";
 import { wake } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
-import { deleteSnapshotsBefore, digestOf, findSnapshot, insertSnapshot } from "../snapshots/store.ts";
+import { deleteSnapshotsBefore, insertSnapshot } from "../snapshots/store.ts";
 import { baseOfNext, failRestore, finishRestore, keepAwake, putAway } from "./hibernation.ts";
 import { holding, type Lease, requireLease, underLease } from "./leases.ts";
 import { isAskedFor, isLastAsked } from "./rules.ts";
@@ -32,7 +31,7 @@ export type SnapshotCallsDeps = {
   onError(error: Error, about: string): void;
 };
 
-export type SnapshotCalls = Pick<ServiceImpl<typeof RunnerService>, "putSnapshot" | "abandonSnapshot" | "getSnapshot" | "reportRestore">;
+export type SnapshotCalls = Pick<ServiceImpl<typeof RunnerService>, "putSnapshot" | "abandonSnapshot" | "reportRestore">;
 
 export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
   const latest = createLatest();
@@ -61,18 +60,6 @@ export function createSnapshotCalls(deps: SnapshotCallsDeps): SnapshotCalls {
           await keepAwake(change, request.reason);
       });
       return {};
-    },
-    async *getSnapshot(request, context) {
-      const lease = requireLease(context, request);
-      const session = holding(lease, await findSession(deps.db, lease.sessionId));
-      const snapshot = await findSnapshot(deps.db, lease.sessionId, request.generation);
-      if (!snapshot) throw refusal(ErrorReason.NOT_FOUND, "there is no such snapshot");
-      const { owner_id: ownerId, id: sessionId } = session;
-      const { generation, archive } = snapshot;
-      for await (const data of deps.archives.get({ ownerId, sessionId, generation, archive }, digestOf(snapshot))) {
-        yield create(GetSnapshotResponseSchema, { data });
-      }
-      yield create(GetSnapshotResponseSchema, { last: true });
     },
     async reportRestore(request, context) {
       const lease = requireLease(context, request);

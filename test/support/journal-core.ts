@@ -1,12 +1,13 @@
 /** The journal and the runners' side of it on a real database, without a port, a sandbox or an agent: the test is the runner. */
 import { hash } from "node:crypto";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import { type Client, type ConnectRouter, createClient, createRouterTransport } from "@connectrpc/connect";
+import { type Client, Code, ConnectError, type ConnectRouter, createClient, createRouterTransport } from "@connectrpc/connect";
 import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import { createValidateInterceptor } from "@connectrpc/validate";
 import type { Manifest } from "../../gen/carrel/runner/v1/manifest_pb.ts";
 import { type ReportEventsRequestSchema, type ReportEventsResponse, RunnerService } from "../../gen/carrel/runner/v1/runner_service_pb.ts";
 import { AnswerApprovalRequestSchema } from "../../gen/carrel/v1/channel_service_pb.ts";
+import type { FetchSnapshot } from "../../runner/fetch-snapshot.ts";
 import type { BlobStore } from "../../server/blobs/store.ts";
 import { answerApproval } from "../../server/channel/answers.ts";
 import { newId, newUuid } from "../../server/ids.ts";
@@ -18,12 +19,13 @@ import { applyToBank, readBank } from "../../server/memory/sessions.ts";
 import { plainSettings } from "../../server/profiles/settings.ts";
 import { insertUser } from "../../server/registration/store.ts";
 import { createCommandStreams } from "../../server/runners/command-streams.ts";
-import { createLeaseInterceptor, type Lease, underLease } from "../../server/runners/leases.ts";
+import { createLeaseFinder, createLeaseInterceptor, type Lease, underLease } from "../../server/runners/leases.ts";
 import { createRunnerService, type RunnerServiceDeps } from "../../server/runners/service.ts";
+import { createSnapshotReader } from "../../server/runners/snapshot-door.ts";
 import { createSnapshotCalls } from "../../server/runners/snapshots.ts";
 import { findByLeaseHash } from "../../server/runners/store.ts";
 import { insertSession } from "../../server/sessions/store.ts";
-import { createArchives } from "../../server/snapshots/archives.ts";
+import { type Archives, createArchives } from "../../server/snapshots/archives.ts";
 import { createRootKeyring } from "../../server/vault/keyring.ts";
 import { createSodium } from "../../server/vault/sodium.ts";
 import { createVaultStore } from "../../server/vault/store.ts";
@@ -71,11 +73,20 @@ export async function createJournalCore({ db }: Pick<TestDatabase, "db">, blobs?
       await journal.change(lease.sessionId, underLease(lease), () => undefined);
       detached.push(lease.sessionId);
     };
-    const snapshots = blobs && createSnapshotCalls({ ...snapshotLimits, db, journal, archives: createArchives(blobs, userVault) });
+    const archives = blobs && createArchives(blobs, userVault);
+    const snapshots = archives && createSnapshotCalls({ ...snapshotLimits, db, journal, archives });
     const served = runnerService({ db, journal, feeds, commandStreams, hashToken, userVault, onDetached, ...(snapshots && { snapshots }) });
-    return { journal, feeds, reader, commandStreams, served, clientWith: runnerClients(served) };
+    return {
+      journal,
+      feeds,
+      reader,
+      commandStreams,
+      served,
+      clientWith: runnerClients(served),
+      fetchWith: snapshotFetch({ db, hashToken }, archives),
+    };
   };
-  const { journal, feeds, reader, commandStreams, served, clientWith } = serve();
+  const { journal, feeds, reader, commandStreams, served, clientWith, fetchWith } = serve();
 
   /** Gives the session to a new runner, whatever it had before, as the reconciler does. */
   const expectRunner = async (sessionId: string): Promise<string> => {
@@ -100,6 +111,7 @@ export async function createJournalCore({ db }: Pick<TestDatabase, "db">, blobs?
     /** The runners' service, for a server with a port. */
     served,
     clientWith,
+    fetchWith,
     /** Another process on the same database, which hears of nothing that this one does. */
     otherServer: serve,
     async openSession(): Promise<string> {
@@ -148,7 +160,7 @@ type RunnerParts = Pick<RunnerServiceDeps, "db" | "journal" | "feeds" | "command
 const nobody = () => undefined;
 const snapshotLimits = { maxBytes: 2 ** 26, kept: 3, maxSessionMs: 86_400_000, poke: nobody, onError: nobody };
 
-const nothingPutAway = () => {
+const nothingPutAway = (): never => {
   throw new Error("nothing is put away here");
 };
 
@@ -160,7 +172,6 @@ function runnerService(parts: RunnerParts) {
     snapshots: {
       putSnapshot: nothingPutAway,
       abandonSnapshot: nothingPutAway,
-      getSnapshot: nothingPutAway,
       reportRestore: nothingPutAway,
     },
     staleMs: 45_000,
@@ -169,9 +180,26 @@ function runnerService(parts: RunnerParts) {
     settled: () => Promise.resolve(),
     ...parts,
   });
-  const findLease = (lease: Uint8Array) => findByLeaseHash(parts.db, lease);
-  const interceptors = [createLeaseInterceptor({ hashToken: parts.hashToken, findLease }), createValidateInterceptor()];
+  const interceptors = [createLeaseInterceptor(leaseFinder(parts)), createValidateInterceptor()];
   return { routes: (router: ConnectRouter) => void router.service(RunnerService, service), interceptors };
+}
+
+function leaseFinder({ db, hashToken }: Pick<RunnerParts, "db" | "hashToken">) {
+  return createLeaseFinder({ hashToken, findLease: (lease) => findByLeaseHash(db, lease) });
+}
+
+/** What a runner with this lease would be given of its snapshots. */
+function snapshotFetch(parts: Pick<RunnerParts, "db" | "hashToken">, archives: Archives | undefined) {
+  const findLease = leaseFinder(parts);
+  const read = archives ? createSnapshotReader({ db: parts.db, archives }) : nothingPutAway;
+  return (leaseToken: string): FetchSnapshot =>
+    async function* (generation) {
+      try {
+        yield* read(await findLease(`Bearer ${leaseToken}`, undefined), generation);
+      } catch (error) {
+        throw ConnectError.from(error, Code.Internal);
+      }
+    };
 }
 
 /** What a runner with this bearer would call through. */

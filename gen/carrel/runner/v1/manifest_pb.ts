@@ -78,7 +78,7 @@ export type Manifest = Message<"carrel.runner.v1.Manifest"> & {
 
   /**
    * Set when files and conversation are to be brought back before anything
-   * else: by GetSnapshot, confirmed by ReportRestore.
+   * else: by `GET /snapshots/<generation>`, confirmed by ReportRestore.
    *
    * @generated from field: carrel.runner.v1.Restore restore = 8;
    */
