@@ -20,8 +20,8 @@ import {
 import { type Lock, lock, unlock } from "./locks.ts";
 import { feed, outputOf, runProgram } from "./programs.ts";
 
-/** Each piece crosses a thread and a pipe: in small ones that takes longer than the work. */
-const pieces = { chunkSize: 1 << 20 };
+/** Each piece crosses a thread and a pipe, which for small ones takes longer than the work; large ones come from the kernel, one by one. */
+const pieces = { chunkSize: 128 * 1024 };
 /** The fastest level: what is packed is mostly packed already, or text of which any level makes little. */
 const compression = { ...pieces, params: { [constants.ZSTD_c_compressionLevel]: 1 } };
 const namesAtOnce = 64 * 1024;
