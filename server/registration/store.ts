@@ -98,6 +98,13 @@ export async function listUnendedOf(db: Kysely<Database>, userId: string, host: 
   return rows.map(({ id }) => id);
 }
 
+/** Which of these accounts are closed, or gone. */
+export async function listDeparted(db: Kysely<Database>, userIds: string[]): Promise<string[]> {
+  const { rows } = await sql<{ id: string }>`select id from unnest(${userIds}::uuid[]) as one (id)
+    where not exists (select from app_user where app_user.id = one.id and deregistered_at is null)`.execute(db);
+  return rows.map(({ id }) => id);
+}
+
 /** Closed accounts of which no session is left. */
 export async function listClosed(db: Kysely<Database>): Promise<string[]> {
   const rows = await db
