@@ -34,13 +34,17 @@ export type Listing = Buffer;
 /** What sets a directory tree apart from what it was. */
 export type Changes = {
   /** New or different now, with the directories they lie in; a directory comes before what is in it. */
-  present: BytePath[];
+  present: Iterable<BytePath> | AsyncIterable<BytePath>;
   /** Gone or different now, but for directories that still are some; a directory comes after what was in it. */
   past: BytePath[];
 };
 
 /** Packed, some hundred thousand entries. Where there are more, nothing is compared and everything travels. */
 const longestListing = 4 * 1024 * 1024;
+/** What may be held of one moment to compare it with another, bytes. Long paths that begin alike are packed to almost nothing. */
+const mostCompared = 64 * 1024 * 1024;
+/** What an entry takes beside its record. */
+const entryBytes = 100;
 /** Kernels before 6.13 tell the time of a change by a clock that ticks this seldom at worst. */
 const tickMs = 10;
 
@@ -66,7 +70,8 @@ export async function* listEntries({ directories, except }: Roots, tests: readon
 export async function takeListing(roots: Roots): Promise<Listing | undefined> {
   const ticked = sleep(tickMs);
   const packed = createZstdCompress();
-  const written = pipeline(Readable.from(recordsOf(roots)), packed);
+  const scale = createScale();
+  const written = pipeline(Readable.from(recordsOf(roots, scale)), packed);
   // Awaited below, unless the listing is too long.
   written.catch(() => undefined);
   const pieces: Buffer[] = [];
@@ -77,19 +82,28 @@ export async function takeListing(roots: Roots): Promise<Listing | undefined> {
     if (bytes > longestListing) return undefined;
   }
   await Promise.all([written, ticked]);
-  return Buffer.concat(pieces);
+  return scale.isTooMuch() ? undefined : Buffer.concat(pieces);
 }
 
-/** Compares what is there with what was. Both are compared as a whole: a clock that was set back hides nothing. */
+/**
+ * Compares what is there with what was. Both are compared as a whole: a clock that was set back hides nothing. Where too much is
+ * there, nothing is compared: everything that was is gone then, and everything present.
+ */
 export async function changesSince(listing: Listing, roots: Roots): Promise<Changes> {
+  return (await compare(listing, roots)) ?? { present: pathsOf(roots), past: await pathsBefore(listing, roots) };
+}
+
+async function compare(listing: Listing, roots: Roots): Promise<Changes | undefined> {
   const gone = new Set<string>();
-  const plain = Readable.from([listing]).pipe(createZstdDecompress());
-  for await (const one of separated(plain)) gone.add(one);
+  for await (const one of recordsBefore(listing)) gone.add(one);
+  const scale = createScale();
   const changed: BytePath[] = [];
   const directories = new Set<BytePath>();
   const same: Entry[] = [];
   const torn = new Set<string>();
   for await (const entry of listEntries(roots)) {
+    scale.add(entry.record);
+    if (scale.isTooMuch()) return undefined;
     if (entry.isDirectory) directories.add(entry.path);
     if (!gone.has(entry.record)) {
       changed.push(entry.path);
@@ -120,8 +134,39 @@ export function bytesOf(path: BytePath): Buffer {
   return Buffer.from(path, "latin1");
 }
 
-async function* recordsOf(roots: Roots): AsyncGenerator<Buffer> {
-  for await (const { record } of listEntries(roots)) yield bytesOf(`${record}\0`);
+type Scale = ReturnType<typeof createScale>;
+
+/** All records are weighed, whatever becomes of each: a piece of a text keeps all of the text in memory. */
+function createScale() {
+  let bytes = 0;
+  return { add: (record: string) => void (bytes += record.length + entryBytes), isTooMuch: () => bytes > mostCompared };
+}
+
+/** Ends where it is too much. */
+async function* recordsOf(roots: Roots, scale: Scale): AsyncGenerator<Buffer> {
+  for await (const { record } of listEntries(roots)) {
+    scale.add(record);
+    if (scale.isTooMuch()) return;
+    yield bytesOf(`${record}\0`);
+  }
+}
+
+function recordsBefore(listing: Listing): AsyncGenerator<string> {
+  return separated(Readable.from([listing]).pipe(createZstdDecompress()));
+}
+
+async function* pathsOf(roots: Roots): AsyncGenerator<BytePath> {
+  for await (const { path } of listEntries(roots)) yield path;
+}
+
+/** What was in the directories, which themselves stay; a directory comes after what was in it. */
+async function pathsBefore(listing: Listing, { directories }: Roots): Promise<BytePath[]> {
+  const paths: BytePath[] = [];
+  for await (const one of recordsBefore(listing)) paths.push(entryOf(one).path);
+  return paths
+    .filter((path) => !directories.includes(path))
+    .sort()
+    .reverse();
 }
 
 function entryOf(record: string): Entry {
