@@ -93,7 +93,8 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
     await deps.endAtCap(session, cap);
     return refuse(response, 403, "permission_error", cap.message);
   }
-  const asker: Client = { ownerId: session.ownerId, sessionId: session.sessionId, agent: agentOf(request) ?? "", left: false };
+  const { ownerId, sessionId, turn } = session;
+  const asker: Client = { ownerId, sessionId, turn, agent: agentOf(request) ?? "", left: false };
   const held = deps.patience.hold(asker);
   if (held) return "message" in held ? giveUp(deps, asker, response, held) : putOff(response, held.retryAfterMs);
   const credential = await deps.openCredential(session.ownerId);
@@ -162,7 +163,7 @@ async function passFailureOn(deps: ModelGatewayDeps, { asker, response }: Asked,
 /** Who asked, and whether it has gone away since. */
 type Client = Asker & { left: boolean };
 
-/** The agent's own header for the requests of its sub-agents. A runner that lies about it only spends its owner's turns. */
+/** The agent's own header for the requests of its sub-agents. Who lies about it only spends the tries of its own session. */
 function agentOf(request: IncomingMessage): string | undefined {
   return String(request.headers["x-claude-code-agent-id"] ?? "").slice(0, 100) || undefined;
 }

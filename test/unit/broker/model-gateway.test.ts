@@ -44,7 +44,7 @@ function journalOf(session: { state: string; turn: number }) {
 /** The gateway in front of a provider; returns what asks it. */
 async function gatewayTo(provider: RequestListener, changes: Partial<ModelGatewayDeps> = {}) {
   const session: PhantomSession = {
-    ...{ sessionId: "ses_1", ownerId: "ada", epoch: 1, box: "box_1" },
+    ...{ sessionId: "ses_1", ownerId: "ada", epoch: 1, box: "box_1", turn: 1 },
     ...{ spentMicros: 0, maxBudgetMicros: null, modelRequests: 0, maxTurns: null },
   };
   const gateway = createModelGateway({
@@ -94,7 +94,10 @@ test("what becomes of counting tokens is no reason to refuse or to let through a
   );
   expect((await ask("/v1/messages/count_tokens")).status).toBe(429);
   expect((await ask("/v1/messages")).status).toBe(200);
-  patience.failed({ ownerId: "ada", sessionId: "ses_1", agent: "" }, { kind: "refused", status: 429, said: "", retryAfterMs: 3_600_000 });
+  patience.failed(
+    { ownerId: "ada", sessionId: "ses_1", turn: 1, agent: "" },
+    { kind: "refused", status: 429, said: "", retryAfterMs: 3_600_000 },
+  );
   expect((await ask("/v1/messages/count_tokens")).headers.get("retry-after")).toBe("3600");
   expect((await ask("/v1/messages")).status).toBe(429);
 });
