@@ -142,7 +142,8 @@ function runnersOf({ core }: Stage, sessionId: string) {
     async ask({ client, epoch }: Runner, toolUseId: string): Promise<void> {
       await persistently(() => client.decideTool({ sessionId, epoch, toolUseId, toolName: "Bash", input: { command: "true" } }));
     },
-    snapshots: ({ client, epoch }: Runner) => createSnapshotCalls(client as never, { sessionId, epoch }, persistently),
+    snapshots: ({ client, epoch }: Runner) =>
+      createSnapshotCalls(client as never, { sessionId, epoch }, persistently, { timeoutMs: 20_000 }),
   };
 }
 
