@@ -14,6 +14,7 @@ import { closeAccount, deleteAccount, doomSessionsOfClosed } from "../../server/
 import { claimWithin, forgetOldRequestIds, once } from "../../server/sessions/request-ids.ts";
 import { aliveOf } from "../../server/sessions/service.ts";
 import { deleteErased } from "../../server/sessions/store.ts";
+import { forgetExpired } from "../../server/snapshots/store.ts";
 import { createJournalCore, type JournalCore } from "../support/journal-core.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
 import { silentLog } from "../support/postgres-server.ts";
@@ -118,4 +119,25 @@ test("many of all kinds at once never wait for each other in a circle", async ()
   }
   expect(deadlocks(outcomes)).toEqual([]);
   expect(sent, "some came before the leaving").toBeGreaterThan(0);
+});
+
+test("snapshots that are too old wait for nobody who has their session, and go the next time", async () => {
+  const { db } = wide;
+  const {
+    ids: [session_id],
+  } = await person(1);
+  const digest = Buffer.alloc(32);
+  const snapshot = { session_id: session_id!, generation: 1, epoch: 1, base_generation: null, seq: 1, conversation: "", bytes: 1, digest };
+  await db
+    .insertInto("snapshot")
+    .values({ ...snapshot, archive: `${session_id}/old` })
+    .execute();
+  const ended = { state: "ended", snapshot_generation: 1, terminated_at: new Date(0) } as const;
+  await db.updateTable("session").set(ended).where("id", "=", session_id!).execute();
+  const blocked = await db.startTransaction().execute();
+  await lockSession(blocked, session_id!);
+  expect(await forgetExpired(db, 1_000)).toEqual([]);
+  await blocked.commit().execute();
+  expect(await forgetExpired(db, 1_000)).toEqual([`${session_id}/old`]);
+  expect(await forgetExpired(db, 1_000)).toEqual([]);
 });
