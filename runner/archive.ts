@@ -143,7 +143,7 @@ async function* plainOf(head: Buffer, parts: readonly Paths[], signal: AbortSign
 
 /** The entries of both parts, the first of which is empty where they may hang together. */
 function partsOf(roots: Roots, split: Split | undefined, changes: Changes | undefined): Paths[] {
-  if (!changes) return [split ? pathsOf(split.first) : [], pathsOf(split?.rest ?? roots)];
+  if (!changes?.present) return [split ? pathsOf(split.first) : [], pathsOf(split?.rest ?? roots)];
   const isFirst = (path: BytePath): boolean => split !== undefined && comesFirst(roots, path);
   return [changes.present.filter(isFirst), changes.present.filter((path) => !isFirst(path))];
 }

@@ -49,7 +49,20 @@ const batchBytes = 256 * 1024;
 /** What may wait for a control plane that is away. Past it the runner gives up rather than forget. */
 const mostWaitingBytes = 64 * 1024 * 1024;
 
-export async function openChannel(socketPath: string, attachToken: string, spoolPath: string): Promise<Channel> {
+/**
+ * How long the control plane may say nothing, milliseconds: a stream can end without anybody being told. `answerMs` where an
+ * answer is waited for: longer than a commit ever takes. `quietMs` in the stream of commands, which has a keep-alive every 10 s.
+ */
+export type Deadlines = { answerMs: number; quietMs: number };
+
+const usual: Deadlines = { answerMs: 20_000, quietMs: 30_000 };
+
+export async function openChannel(
+  socketPath: string,
+  attachToken: string,
+  spoolPath: string,
+  { answerMs, quietMs }: Deadlines = usual,
+): Promise<Channel> {
   const authorize: Interceptor = (next) => (request) => {
     if (leaseToken) request.header.set("authorization", `Bearer ${leaseToken}`);
     return next(request);
@@ -70,7 +83,9 @@ export async function openChannel(socketPath: string, attachToken: string, spool
     );
   let leaseToken = "";
   const client = clientOver("2");
+  // Without a deadline: a sandbox that stands by waits in this call. One that nobody answers is ended from outside.
   const attached = await persistently(() => client.attach({ attachToken }));
+  const soon = { timeoutMs: answerMs };
   leaseToken = attached.leaseToken;
   const lease = { sessionId: attached.sessionId, epoch: attached.epoch };
   let handledCommand = 0;
@@ -83,12 +98,13 @@ export async function openChannel(socketPath: string, attachToken: string, spool
     append: log.append,
     flushed: log.flushed,
     pushDelta: deltas.push,
-    decide: (call) => persistently(() => client.decideTool({ ...lease, ...call })),
-    syncMemory: (changes) => persistently(() => client.syncMemory({ ...lease, changes })),
+    decide: (call) => persistently(() => client.decideTool({ ...lease, ...call }, soon)),
+    syncMemory: (changes) => persistently(() => client.syncMemory({ ...lease, changes }, soon)),
     async follow(onCommand) {
       for (;;) {
         await persistently(async () => {
-          for await (const { item } of client.watchCommands({ ...lease, afterCommandId: handledCommand })) {
+          const silence = createSilence(quietMs);
+          for await (const { item } of silence.ended(client.watchCommands({ ...lease, afterCommandId: handledCommand }, silence))) {
             if (item.case !== "command" || item.value.id <= handledCommand) continue;
             handledCommand = item.value.id;
             onCommand(item.value);
@@ -97,10 +113,10 @@ export async function openChannel(socketPath: string, attachToken: string, spool
       }
     },
     // HTTP/2 would stop for a word from the other side after every 64 KB.
-    snapshots: createSnapshotCalls(clientOver("1.1"), createSnapshotFetch(socketPath, leaseToken), lease, persistently),
+    snapshots: createSnapshotCalls(clientOver("1.1"), createSnapshotFetch(socketPath, leaseToken), lease, persistently, soon),
     async detach(reason, exitCode) {
       await log.flushed();
-      await persistently(() => client.detach({ ...lease, reason: reason.slice(0, 2000), exitCode }));
+      await persistently(() => client.detach({ ...lease, reason: reason.slice(0, 2000), exitCode }, soon));
       log.stop();
     },
   };
@@ -232,6 +248,25 @@ function createDeltaPipe(client: Client<typeof RunnerService>, lease: Lease) {
       if (!open) void run();
       waiting.push(delta);
       wake();
+    },
+  };
+}
+
+/** Aborts a stream that says nothing for too long. */
+function createSilence(quietMs: number) {
+  const silence = new AbortController();
+  return {
+    signal: silence.signal,
+    async *ended<T>(stream: AsyncIterable<T>): AsyncGenerator<T> {
+      const timer = setTimeout(() => silence.abort(), quietMs);
+      try {
+        for await (const one of stream) {
+          timer.refresh();
+          yield one;
+        }
+      } finally {
+        clearTimeout(timer);
+      }
     },
   };
 }

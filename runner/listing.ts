@@ -38,14 +38,18 @@ export type Listing = readonly Buffer[];
 
 /** What sets a directory tree apart from what it was. */
 export type Changes = {
-  /** New or different now, with the directories they lie in; a directory comes before what is in it. */
-  present: BytePath[];
+  /** New or different now, with the directories they lie in; a directory comes before what is in it. Undefined for everything. */
+  present: readonly BytePath[] | undefined;
   /** Gone or different now, but for directories that still are some; a directory comes after what was in it. */
   past: BytePath[];
 };
 
 /** Packed, some hundred thousand entries. Where there are more, nothing is compared and everything travels. */
 const longestListing = 4 * 1024 * 1024;
+/** What may be held of one moment to compare it with another, bytes. Long paths that begin alike are packed to almost nothing. */
+const mostCompared = 64 * 1024 * 1024;
+/** What an entry takes beside its record. */
+const entryBytes = 100;
 /** Kernels before 6.13 tell the time of a change by a clock that ticks this seldom at worst. */
 const tickMs = 10;
 
@@ -76,7 +80,8 @@ export async function* listEntries(
 export async function takeListing(roots: Pick<Roots, "directories" | "except">): Promise<Listing | undefined> {
   const ticked = sleep(tickMs);
   const packed = createZstdCompress();
-  const written = pipeline(Readable.from(recordsOf(roots)), packed);
+  const scale = createScale();
+  const written = pipeline(Readable.from(recordsOf(roots, scale)), packed);
   // Awaited below, unless the listing is too long.
   written.catch(() => undefined);
   const pieces: Buffer[] = [];
@@ -87,7 +92,7 @@ export async function takeListing(roots: Pick<Roots, "directories" | "except">):
     if (bytes > longestListing) return undefined;
   }
   await Promise.all([written, ticked]);
-  return [Buffer.concat(pieces)];
+  return scale.isTooMuch() ? undefined : [Buffer.concat(pieces)];
 }
 
 /** Whether a path is among, or below, those that come first. */
@@ -123,17 +128,25 @@ async function presentIn(paths: readonly string[]): Promise<{ path: string; isDi
   return (await Promise.all(paths.map(look))).flat();
 }
 
-/** Compares what is there with what was. Both are compared as a whole: a clock that was set back hides nothing. */
+/**
+ * Compares what is there with what was. Both are compared as a whole: a clock that was set back hides nothing. Where too much is
+ * there, nothing is compared: everything that was is gone then, and everything present.
+ */
 export async function changesSince(listing: Listing, roots: Roots): Promise<Changes> {
+  return (await compare(listing, roots)) ?? { present: undefined, past: await pathsBefore(listing, roots) };
+}
+
+async function compare(listing: Listing, roots: Roots): Promise<Changes | undefined> {
   const gone = new Set<string>();
-  for (const part of listing) {
-    for await (const one of separated(Readable.from([part]).pipe(createZstdDecompress()))) gone.add(one);
-  }
+  for await (const one of recordsBefore(listing)) gone.add(one);
+  const scale = createScale();
   const changed: BytePath[] = [];
   const directories = new Set<BytePath>();
   const same: Entry[] = [];
   const torn = new Set<string>();
   for await (const entry of listEntries(roots)) {
+    scale.add(entry.record);
+    if (scale.isTooMuch()) return undefined;
     if (entry.isDirectory) directories.add(entry.path);
     if (!gone.has(entry.record)) {
       changed.push(entry.path);
@@ -164,8 +177,35 @@ export function bytesOf(path: BytePath): Buffer {
   return Buffer.from(path, "latin1");
 }
 
-async function* recordsOf(roots: Pick<Roots, "directories" | "except">): AsyncGenerator<Buffer> {
-  for await (const { record } of listEntries(roots)) yield bytesOf(`${record}\0`);
+type Scale = ReturnType<typeof createScale>;
+
+/** All records are weighed, whatever becomes of each: a piece of a text keeps all of the text in memory. */
+function createScale() {
+  let bytes = 0;
+  return { add: (record: string) => void (bytes += record.length + entryBytes), isTooMuch: () => bytes > mostCompared };
+}
+
+/** Ends where it is too much. */
+async function* recordsOf(roots: Pick<Roots, "directories" | "except">, scale: Scale): AsyncGenerator<Buffer> {
+  for await (const { record } of listEntries(roots)) {
+    scale.add(record);
+    if (scale.isTooMuch()) return;
+    yield bytesOf(`${record}\0`);
+  }
+}
+
+async function* recordsBefore(listing: Listing): AsyncGenerator<string> {
+  for (const part of listing) yield* separated(Readable.from([part]).pipe(createZstdDecompress()));
+}
+
+/** What was in the directories, which themselves stay; a directory comes after what was in it. */
+async function pathsBefore(listing: Listing, { directories }: Roots): Promise<BytePath[]> {
+  const paths: BytePath[] = [];
+  for await (const one of recordsBefore(listing)) paths.push(entryOf(one).path);
+  return paths
+    .filter((path) => !directories.includes(path))
+    .sort()
+    .reverse();
 }
 
 function entryOf(record: string): Entry {

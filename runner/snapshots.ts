@@ -31,6 +31,7 @@ export function createSnapshotCalls(
   fetch: FetchSnapshot,
   lease: Lease,
   persistently: <T>(call: () => Promise<T>) => Promise<T>,
+  soon: { timeoutMs: number },
 ): SnapshotCalls {
   return {
     async put(made, pack, signal) {
@@ -51,7 +52,7 @@ export function createSnapshotCalls(
       return outcome && !signal.aborted;
     },
     async abandon(generation, reason) {
-      await persistently(() => client.abandonSnapshot({ ...lease, generation, reason: reason.slice(0, mostSaid) }));
+      await persistently(() => client.abandonSnapshot({ ...lease, generation, reason: reason.slice(0, mostSaid) }, soon));
     },
     async get(generations, unpack) {
       const outcome = await persistently(async () => {
@@ -73,7 +74,7 @@ export function createSnapshotCalls(
       return outcome.unpacked;
     },
     async reportRestore(failure) {
-      await persistently(() => client.reportRestore({ ...lease, failure: failure.slice(0, mostSaid) }));
+      await persistently(() => client.reportRestore({ ...lease, failure: failure.slice(0, mostSaid) }, soon));
     },
   };
 }

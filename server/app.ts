@@ -23,7 +23,7 @@ import { present } from "./journal/journal.ts";
 import { createFairShare, createFairShareInterceptor } from "./limits/fair-share.ts";
 import type { Log } from "./log.ts";
 import { createRemoval } from "./registration/removal.ts";
-import { findRegistration } from "./registration/store.ts";
+import { findRegistration, listDeparted } from "./registration/store.ts";
 import { forgetOldRequestIds } from "./sessions/request-ids.ts";
 import { enforceRetention, type RetentionDeps } from "./snapshots/retention.ts";
 
@@ -123,7 +123,7 @@ function openDepartures({ db, listener, vault }: Storage, core: SessionsCore, di
     core.credentials.forget(userId);
     vault.forget(userId);
   };
-  return createDepartures({ db, listener, log, forget });
+  return createDepartures({ db, listener, log, forget, findDeparted: (userIds) => listDeparted(db, userIds) });
 }
 
 function sweepHourly(log: Log, sweep: () => Promise<unknown>): () => void {

@@ -8,6 +8,7 @@ import { type Cap, capReached, isCapped, type ModelRequest } from "./caps.ts";
 import { type Asker, type Failure, indifference, isPassing, type Patience, type Trouble } from "./patience.ts";
 import type { PhantomSession } from "./phantom.ts";
 import { readRefusal, retryAfterOf, saidIn } from "./provider-refusals.ts";
+import { type Exchange, watchSilence } from "./silence.ts";
 import { createUsageMeter, type Metered } from "./usage-meter.ts";
 
 /** Everything a sandbox may ask of the provider. Compared as a whole: no other path, query or encoding passes. */
@@ -53,7 +54,7 @@ export type ModelGatewayDeps = {
   patience: Pick<Patience, "hold" | "failed" | "answered">;
   /** Tells people of what only they can mend. */
   tell(sessionId: string, trouble: Trouble): Promise<void>;
-  /** Silence after which a provider has forgotten a request, milliseconds. Streams are never silent for long. */
+  /** Silence after which a provider has forgotten a request, milliseconds. Streams are never silent for long. An agent has as long. */
   silenceMs: number;
   log: Log;
 };
@@ -93,7 +94,8 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
     await deps.endAtCap(session, cap);
     return refuse(response, 403, "permission_error", cap.message);
   }
-  const asker: Client = { ownerId: session.ownerId, sessionId: session.sessionId, agent: agentOf(request) ?? "", left: false };
+  const { ownerId, sessionId, turn } = session;
+  const asker: Client = { ownerId, sessionId, turn, agent: agentOf(request) ?? "", left: false };
   const held = deps.patience.hold(asker);
   if (held) return "message" in held ? giveUp(deps, asker, response, held) : putOff(response, held.retryAfterMs);
   const credential = await deps.openCredential(session.ownerId);
@@ -109,7 +111,8 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
     headers: upstreamHeaders(request, credential),
   });
   credential.release();
-  follow(deps, upstream, { session, asker, request: { subAgent: isSubAgent(request), counted: isCounted(request) }, response });
+  const exchange = { request, upstream, response };
+  follow(deps, exchange, { session, asker, request: { subAgent: isSubAgent(request), counted: isCounted(request) }, response });
   // Not a pipeline: it would cut the agent's connection with the provider's, before the agent is told why.
   request.pipe(upstream);
 }
@@ -118,8 +121,9 @@ async function relay(deps: ModelGatewayDeps, send: Send, request: IncomingMessag
 type Asked = { session: PhantomSession; asker: Client; request: ModelRequest; response: ServerResponse };
 
 /** Sees to it that every request ends: with the provider's answer, or with an error that says what became of it. */
-function follow(deps: ModelGatewayDeps, upstream: http.ClientRequest, asked: Asked): void {
-  const { session, asker, response } = asked;
+function follow(deps: ModelGatewayDeps, exchange: Exchange, asked: Asked): void {
+  const { session, asker } = asked;
+  const { upstream, response } = exchange;
   const { promise: over, resolve: settle } = Promise.withResolvers<void>();
   deps.track(session.sessionId, over);
   let answer: IncomingMessage | undefined;
@@ -130,17 +134,22 @@ function follow(deps: ModelGatewayDeps, upstream: http.ClientRequest, asked: Ask
     upstream.destroy();
     if (!answer) settle();
   });
-  upstream.setTimeout(deps.silenceMs, () => {
-    silence.abort();
-    if (!answer) upstream.destroy(new Error("the model provider is silent"));
-    // What has come of a refusal says enough.
-    else if (isRefusal(answer)) answer.destroy();
+  const heard = watchSilence(exchange, deps.silenceMs, {
+    agent: () => refuse(response, 408, "timeout_error", "the request did not come whole"),
+    provider() {
+      if (answer?.complete) return;
+      silence.abort();
+      if (!answer) upstream.destroy(new Error("the model provider is silent"));
+      // What has come of a refusal says enough.
+      else if (isRefusal(answer)) answer.destroy();
+    },
   });
   upstream.on("response", (begun) => {
     answer = begun;
+    heard();
     const passed = isRefusal(answer)
       ? passRefusalOn(deps, asker, answer, response)
-      : passOn(deps, { ...asked, answer, silence: silence.signal });
+      : passOn(deps, { ...asked, answer, silence: silence.signal, heard });
     void passed.finally(settle);
   });
   upstream.on("error", (error) => {
@@ -162,7 +171,7 @@ async function passFailureOn(deps: ModelGatewayDeps, { asker, response }: Asked,
 /** Who asked, and whether it has gone away since. */
 type Client = Asker & { left: boolean };
 
-/** The agent's own header for the requests of its sub-agents. A runner that lies about it only spends its owner's turns. */
+/** The agent's own header for the requests of its sub-agents. Who lies about it only spends the tries of its own session. */
 function agentOf(request: IncomingMessage): string | undefined {
   return String(request.headers["x-claude-code-agent-id"] ?? "").slice(0, 100) || undefined;
 }
@@ -212,11 +221,11 @@ function upstreamHeaders(request: IncomingMessage, { kind, secret }: ProviderSec
   return { ...headers, "anthropic-beta": beta, authorization: `Bearer ${text}` };
 }
 
-type Passing = Asked & { answer: IncomingMessage; silence: AbortSignal };
+type Passing = Asked & { answer: IncomingMessage; silence: AbortSignal; heard(): void };
 
 /** Resolves when the answer has gone through, or was cut, and what it cost is booked. */
 async function passOn(deps: ModelGatewayDeps, passing: Passing): Promise<void> {
-  const { session, request, asker, answer, response, silence } = passing;
+  const { session, request, asker, answer, response, silence, heard } = passing;
   const meter = createUsageMeter(answer.headers["content-type"] ?? "");
   response.writeHead(answer.statusCode ?? 502, passedBack(answer));
   response.flushHeaders();
@@ -229,6 +238,7 @@ async function passOn(deps: ModelGatewayDeps, passing: Passing): Promise<void> {
   };
   const tap = new Transform({
     transform(chunk: Uint8Array, _encoding, done) {
+      heard();
       meter.see(chunk);
       // Before the agent hears of it, which asks again at once.
       if (meter.failed()) note({ kind: "cut" });

@@ -14,8 +14,11 @@ export type Failure =
   | { kind: "cut" }
   | { kind: "unreachable" };
 
-/** Who asks: a session of a person, and in it the agent or one of its sub-agents, each of which repeats for itself. */
-export type Asker = { ownerId: string; sessionId: string; agent: string };
+/**
+ * Who asks: a session of a person, and in it the agent or one of its sub-agents, each of which repeats for itself. Which of them
+ * it is says the agent, and may say anything; the turn is the server's own word.
+ */
+export type Asker = { ownerId: string; sessionId: string; turn: number; agent: string };
 
 export type Patience = {
   /** Undefined lets a request through; else how long it has to wait, or why there will be no answer. */
@@ -41,28 +44,45 @@ const longestRestMs = 300_000;
 /** A row of failures is over after this. */
 const forgottenMs = 600_000;
 const remembered = 10_000;
+/** So many agents of a session may use up their tries in a turn: it is over for all of them then, whatever they call themselves. */
+const losersInTurn = 4;
 
 type Row = { failures: number; at: number; last: string };
+/** Failures of all agents of a session since the last answer that any of them got, in one turn. */
+type SessionRow = Row & Pick<Asker, "ownerId" | "turn">;
 /** What the provider said, `until`, and how long it is believed. Milliseconds since 1970. */
 type Rest = { ownerId: string; until: number; believedUntil: number };
 
 export function createPatience({ tries, now = Date.now }: PatienceOptions): Patience {
   const rows = new Map<string, Row>();
+  const sessions = new Map<string, SessionRow>();
   const rests = new Map<string, Rest>();
   const keyOf = ({ sessionId, agent }: Asker): string => `${sessionId}/${agent}`;
+  const isRecent = (row: Row | undefined): row is Row => row !== undefined && now() - row.at < forgottenMs;
   const rowOf = (asker: Asker): Row | undefined => {
     const row = rows.get(keyOf(asker));
-    return row && now() - row.at < forgottenMs ? row : undefined;
+    return isRecent(row) ? row : undefined;
   };
-  const enough = (asker: Asker, row: Row): Trouble => {
-    // The next prompt begins anew.
+  /** The next turn begins anew. */
+  const sessionRowOf = ({ sessionId, turn }: Asker): Row | undefined => {
+    const row = sessions.get(sessionId);
+    return isRecent(row) && row.turn === turn ? row : undefined;
+  };
+  /** Whose tries are used up: the session's for the rest of the turn, an agent's for this time. */
+  const enough = (asker: Asker): Trouble | undefined => {
+    const session = sessionRowOf(asker);
+    if (session && session.failures >= losersInTurn * tries) return failing(session);
+    const row = rowOf(asker);
+    if (!row || row.failures < tries) return undefined;
     rows.delete(keyOf(asker));
-    const times = row.failures === 1 ? "" : " again and again";
-    return {
-      subtype: "provider_failing",
-      refused: false,
-      message: `the model provider failed${times}, at last ${row.last}: send the prompt again in a while`,
-    };
+    return failing(row);
+  };
+  const note = (asker: Asker, failure: Failure): void => {
+    const { ownerId, sessionId, turn } = asker;
+    const count = failure.kind === "silent" ? Math.ceil(tries / 2) : 1;
+    const after = (row: Row | undefined): Row => ({ failures: (row?.failures ?? 0) + count, at: now(), last: wordsOf(failure) });
+    keep(rows, keyOf(asker), after(rowOf(asker)));
+    keep(sessions, sessionId, { ...after(sessionRowOf(asker)), ownerId, turn });
   };
 
   return {
@@ -73,8 +93,7 @@ export function createPatience({ tries, now = Date.now }: PatienceOptions): Pati
         return waitMs > longestWaitMs ? busy(waitMs, now()) : { retryAfterMs: waitMs };
       }
       rests.delete(asker.sessionId);
-      const row = rowOf(asker);
-      return row && row.failures >= tries ? enough(asker, row) : undefined;
+      return enough(asker);
     },
     failed(asker, failure) {
       const final = finalTrouble(failure);
@@ -85,21 +104,17 @@ export function createPatience({ tries, now = Date.now }: PatienceOptions): Pati
         keep(rests, asker.sessionId, { ownerId: asker.ownerId, until: now() + retryAfterMs, believedUntil });
       }
       if (retryAfterMs > longestWaitMs) return busy(retryAfterMs, now());
-      const row = {
-        failures: (rowOf(asker)?.failures ?? 0) + (failure.kind === "silent" ? Math.ceil(tries / 2) : 1),
-        at: now(),
-        last: wordsOf(failure),
-      };
-      keep(rows, keyOf(asker), row);
+      note(asker, failure);
       // What has begun cannot be refused any more: then the next request is.
       const begun = failure.kind === "cut" || (failure.kind === "silent" && failure.begun);
-      return row.failures >= tries && !begun ? enough(asker, row) : undefined;
+      return begun ? undefined : enough(asker);
     },
     answered(asker) {
       rows.delete(keyOf(asker));
+      sessions.delete(asker.sessionId);
     },
     forget(ownerId) {
-      for (const [sessionId, rest] of rests) if (rest.ownerId === ownerId) rests.delete(sessionId);
+      for (const noted of [rests, sessions]) for (const [sessionId, one] of noted) if (one.ownerId === ownerId) noted.delete(sessionId);
     },
   };
 }
@@ -131,6 +146,12 @@ function finalTrouble(failure: Failure): Trouble | undefined {
     refused: true,
     message: `the model provider refused (${failure.said}): mend that with the provider, then send the prompt again`,
   };
+}
+
+function failing({ failures, last }: Row): Trouble {
+  const times = failures === 1 ? "" : " again and again";
+  const message = `the model provider failed${times}, at last ${last}: send the prompt again in a while`;
+  return { subtype: "provider_failing", refused: false, message };
 }
 
 function busy(waitMs: number, now: number): Trouble {

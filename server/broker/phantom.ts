@@ -6,6 +6,8 @@ export type PhantomSession = {
   ownerId: string;
   epoch: number;
   box: string | null;
+  /** The turn it is in; 0 between two. */
+  turn: number;
   spentMicros: number;
   maxBudgetMicros: number | null;
   /** Round trips of the agent itself so far. */
@@ -19,6 +21,7 @@ export const phantomColumns = [
   "owner_id",
   "epoch",
   "box",
+  "turn",
   "usage",
   "max_budget_micros",
   "model_requests",
@@ -31,6 +34,7 @@ export function phantomSessionOf(row: Pick<SessionCore, (typeof phantomColumns)[
     ownerId: row.owner_id,
     epoch: row.epoch,
     box: row.box,
+    turn: row.turn,
     spentMicros: row.usage.cost_micros,
     maxBudgetMicros: row.max_budget_micros,
     modelRequests: row.model_requests,

@@ -21,6 +21,7 @@ import {
 } from "../../gen/carrel/v1/channel_service_pb.ts";
 import { ErrorReason } from "../../gen/carrel/v1/error_reason_pb.ts";
 import type { Database } from "../db/database.ts";
+import { holdAccount } from "../db/lock-order.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { User } from "../identity/principal.ts";
 import type { Change, Guard, Journal } from "../journal/journal.ts";
@@ -130,7 +131,8 @@ function createOnceChanger(deps: ChannelActionsDeps) {
     const call = await repeatable(deps, user, kind, message);
     let published = () => {};
     const answer = await deps.db.transaction().execute(async (tx) => {
-      // Before the request id, as in one statement: in different orders two of them could wait for each other.
+      // The request id will refer to the account, and comes behind the session, as in one statement.
+      await holdAccount(tx, user.userId);
       const locked = await lockSession(tx, message.sessionId);
       return deps.requestIds.once(tx, call, async () => {
         const session = deps.aliveOf(user.userId)(locked);

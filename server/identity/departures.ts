@@ -11,7 +11,10 @@ import { userKey } from "./principal.ts";
 import type { FindUser } from "./user-directory.ts";
 
 export type Departures = {
-  /** Aborts when `signal` does, or when this person leaves, then with NOT_REGISTERED as its reason. `signal` must abort in the end. */
+  /**
+   * Aborts when `signal` does, or when this person leaves, then with NOT_REGISTERED as its reason: at once, or within 5 s where
+   * the bell of another server was lost. `signal` must abort in the end.
+   */
   until(userId: string, signal: AbortSignal): AbortSignal;
   /** Call it after the commit. Resolves when the other servers have been told, or could not be: then they find out by themselves. */
   announce(userId: string): Promise<void>;
@@ -24,21 +27,43 @@ export type DeparturesOptions = {
   log: Log;
   /** Drops what this process remembers of a person. */
   forget(userId: string): void;
+  /** Which of these people have left. */
+  findDeparted(userIds: string[]): Promise<string[]>;
+  /** How often it is asked, for the bells that are lost. Default 5 s. */
+  lookMs?: number;
 };
 
 const channel = "carrel_departures";
 
-export async function createDepartures({ db, listener, log, forget }: DeparturesOptions): Promise<Departures> {
+export async function createDepartures(options: DeparturesOptions): Promise<Departures> {
+  const { db, listener, log, forget, findDeparted, lookMs = 5_000 } = options;
   const self = randomUUID();
   const open = new Map<string, Set<AbortController>>();
+  let looking: Promise<void> | undefined;
   const leave = (userId: string): void => {
     for (const stream of open.get(userId) ?? []) stream.abort(departed());
+    open.delete(userId);
     forget(userId);
   };
+  const lookUp = async (): Promise<void> => {
+    try {
+      for (const userId of await findDeparted([...open.keys()])) leave(userId);
+    } catch (error) {
+      log.warn({ err: error }, "whether somebody has left could not be looked up");
+    }
+  };
+  const look = (): void => {
+    if (open.size === 0) return;
+    looking ??= lookUp().finally(() => {
+      looking = undefined;
+    });
+  };
   const stop = await listener.listen(channel, (payload) => {
-    const [from, userId] = payload?.split(" ") ?? [];
+    if (payload === undefined) return look();
+    const [from, userId] = payload.split(" ");
     if (userId !== undefined && from !== self) leave(userId);
   });
+  const timer = setInterval(look, lookMs);
   return {
     until(userId, signal) {
       const departure = new AbortController();
@@ -58,7 +83,11 @@ export async function createDepartures({ db, listener, log, forget }: Departures
         log.warn({ err: error }, "other servers could not be told that somebody has left"),
       );
     },
-    close: stop,
+    async close() {
+      clearInterval(timer);
+      await stop();
+      await looking;
+    },
   };
 }
 

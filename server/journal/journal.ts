@@ -91,7 +91,7 @@ export function createJournal(deps: JournalDeps): Journal {
       return { value: await body(draft.change) };
     });
     const changed = outcome && draft.finish();
-    const supposed = outcome && { version, now: row.locked_at, before: before(outcome.value) };
+    const supposed = outcome && { version, now: row.locked_at, ownerId: row.owner_id, before: before(outcome.value) };
     const written = changed && (await writeChange(deps.db, row.id, changed, supposed));
     if (!written) return undefined;
     known.remember(draft.change.session, written);

@@ -10,27 +10,46 @@ export type KnownSessions = {
   remember(session: SessionCore, written: Written): void;
 };
 
-/** A row is a few KB. The one that was not asked for longest makes room. */
-const most = 1_000;
+/** A row is a few KB as a rule, and some hundred with a full profile. Past either, those that were not asked for longest make room. */
+const most = { rows: 1_000, bytes: 16 * 1024 * 1024 };
+
+type Left = { session: SessionCore; version: string; at: number; since: number; bytes: number };
 
 export function createKnownSessions(): KnownSessions {
-  const known = new Map<string, { session: SessionCore; version: string; at: number; since: number }>();
+  const known = new Map<string, Left>();
+  let bytes = 0;
+  const drop = (sessionId: string): Left | undefined => {
+    const left = known.get(sessionId);
+    if (left) bytes -= left.bytes;
+    known.delete(sessionId);
+    return left;
+  };
   return {
     take(sessionId) {
-      const left = known.get(sessionId);
+      const left = drop(sessionId);
       if (!left) return undefined;
-      known.delete(sessionId);
       // The database's clock, from what it said then and the time since.
       const locked_at = new Date(left.at + performance.now() - left.since);
       return { row: { ...left.session, locked_at }, version: left.version };
     },
-    remember(session, { version, at }) {
-      known.delete(session.id);
-      if (session.state === "ended") return;
-      known.set(session.id, { session: withoutPrompt(session), version, at: at.getTime(), since: performance.now() });
-      if (known.size > most) known.delete(known.keys().next().value!);
+    remember(whole, { version, at }) {
+      drop(whole.id);
+      if (whole.state === "ended") return;
+      const session = withoutPrompt(whole);
+      const left = { session, version, at: at.getTime(), since: performance.now(), bytes: weightOf(session) };
+      known.set(session.id, left);
+      bytes += left.bytes;
+      while (known.size > most.rows || bytes > most.bytes) drop(known.keys().next().value!);
     },
   };
+}
+
+/** About what a value takes in memory, in bytes: the larger it is, the closer this comes. */
+function weightOf(value: unknown): number {
+  if (typeof value === "string") return 16 + 2 * value.length;
+  if (value instanceof Uint8Array) return 100 + value.byteLength;
+  if (typeof value !== "object" || value === null) return 8;
+  return Object.values(value).reduce<number>((sum, part) => sum + weightOf(part), 32);
 }
 
 /** Under the lock the whole row was read. */

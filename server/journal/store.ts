@@ -1,6 +1,7 @@
 import type { Insertable, Kysely, RawBuilder, Selectable, Transaction, Updateable } from "kysely";
 import { sql } from "kysely";
 import type { Database } from "../db/database.ts";
+import { accountHeld } from "../db/lock-order.ts";
 import type { PauseTable, SessionTable } from "./tables.ts";
 
 export type SessionRow = Selectable<SessionTable>;
@@ -49,8 +50,8 @@ export type SessionChange = {
 /** `version` is Postgres's own of the row (`xmin`): another transaction's update gives it another. */
 export type Written = { version: string; at: Date };
 
-/** What a change without the lock supposes of the row and of the database's clock, and what goes before it. */
-export type Supposed = { version: string; now: Date; before: readonly Preceding[] };
+/** What a change without the lock supposes of the row and of the database's clock, and what goes before it for the owner. */
+export type Supposed = { version: string; now: Date; ownerId: string; before: readonly Preceding[] };
 
 /**
  * A query that goes before a change in the statement of that change: a look, or a write of another table. It is made for each
@@ -84,12 +85,15 @@ export async function writeChange(
 }
 
 /**
- * The row is locked first, as it is under the lock, so that what precedes the change is made only with it. Each part is
- * asked for by the next, which is what puts them in an order.
+ * The row is locked first, as it is under the lock, so that what precedes the change is made only with it; and before it the
+ * account, to which that may refer. Each part is asked for by the next, which is what puts them in an order.
  */
 function precedence(sessionId: string, supposed: Supposed) {
   let last = sql.raw("held");
-  const parts = [sql`held as (select from session where id = ${sessionId} and ${holds(supposed)} for no key update)`];
+  const parts = [
+    sql`account as (${accountHeld(supposed.ownerId)})`,
+    sql`held as (select from session where id = ${sessionId} and ${holds(supposed)} and exists (select from account) for no key update)`,
+  ];
   for (const [index, preceding] of supposed.before.entries()) {
     const name = sql.raw(`before_${index}`);
     parts.push(sql`${name} as (${preceding(last)})`);

@@ -1,4 +1,4 @@
-import { type Generated, type Kysely, sql, type Transaction } from "kysely";
+import { type Generated, type Kysely, type SelectQueryBuilder, sql, type Transaction } from "kysely";
 import type { Database } from "../db/database.ts";
 
 /**
@@ -65,12 +65,17 @@ export async function closeAccount(
       .executeTakeFirst();
     if (!closed) return undefined;
     await shred(tx, closed.id);
-    await tx.updateTable("session").set(doomed).where("owner_id", "=", closed.id).execute();
+    await doom(tx, [closed.id]);
     return closed.id;
   });
 }
 
 const doomed = { desired: "erase", attach_hash: null, lease_hash: null, phantom_hash: null } as const;
+
+async function doom(db: Kysely<Database>, owners: string[] | SelectQueryBuilder<Database, "app_user", { id: string }>): Promise<void> {
+  const theirs = db.selectFrom("session").select("id").where("owner_id", "in", owners).where("desired", "<>", "erase");
+  await db.updateTable("session").set(doomed).where("id", "in", theirs.orderBy("id").forUpdate()).execute();
+}
 
 /**
  * Wants every session of closed accounts erased. They are from the moment of the closing; but a server of a release that knows
@@ -78,7 +83,7 @@ const doomed = { desired: "erase", attach_hash: null, lease_hash: null, phantom_
  */
 export async function doomSessionsOfClosed(db: Kysely<Database>): Promise<void> {
   const closed = db.selectFrom("app_user").select("id").where("deregistered_at", "is not", null);
-  await db.updateTable("session").set(doomed).where("owner_id", "in", closed).where("desired", "<>", "erase").execute();
+  await doom(db, closed);
 }
 
 /** Sessions of an account, of this installation, that have not ended. */
@@ -90,6 +95,13 @@ export async function listUnendedOf(db: Kysely<Database>, userId: string, host: 
     .where("host", "=", host)
     .where("state", "<>", "ended")
     .execute();
+  return rows.map(({ id }) => id);
+}
+
+/** Which of these accounts are closed, or gone. */
+export async function listDeparted(db: Kysely<Database>, userIds: string[]): Promise<string[]> {
+  const { rows } = await sql<{ id: string }>`select id from unnest(${userIds}::uuid[]) as one (id)
+    where not exists (select from app_user where app_user.id = one.id and deregistered_at is null)`.execute(db);
   return rows.map(({ id }) => id);
 }
 

@@ -88,5 +88,16 @@ export async function giveUpRestore(deps: StepDeps, session: SessionRow): Promis
 export async function failRestore(change: Change, reason: string): Promise<void> {
   change.set(notRestored(change.session));
   await putAway(change);
-  change.append({ case: "system", value: { subtype: "resume_failed", message: `the session could not be brought back: ${reason}` } });
+  const cause = lacksRoom(reason) ? "no_room" : "other";
+  const advice = cause === "no_room" ? moreRoom : "";
+  const message = `the session could not be brought back${advice}: ${reason}`;
+  change.append({ case: "system", value: { subtype: "resume_failed", message, details: { cause } } });
 }
+
+/** The disk is full, or the limits are lower than they were when it was put away. What the programs in the sandbox say of that. */
+function lacksRoom(reason: string): boolean {
+  return /No space left on device|Wrote only \d+ of \d+ bytes|ENOSPC|File too large|EFBIG|SIGXFSZ/.test(reason);
+}
+
+const moreRoom =
+  ", because it holds more than a sandbox has room for: free disk space, or raise CARREL_LIMIT_WORKSPACE_BYTES and CARREL_LIMIT_HOME_BYTES to what they were and restart the server, then resume it";

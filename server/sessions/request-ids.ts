@@ -101,7 +101,9 @@ function context(call: { method: string; requestId: string }, part: string) {
 
 /** Forgets the request ids that are older than a day. */
 export async function forgetOldRequestIds(db: Kysely<Database>): Promise<void> {
-  await db.deleteFrom("request_id").where("created_at", "<", sql<Date>`now() - interval '24 hours'`).execute();
+  await sql`delete from request_id where (owner_id, method, request_id) in (
+    select owner_id, method, request_id from request_id where created_at < now() - interval '24 hours' for update skip locked
+  )`.execute(db);
 }
 
 /** Whether a call with this request id has been made, or is being made and already committed. */

@@ -66,10 +66,10 @@ export async function forgetExpired(db: Kysely<Database>, ageMs: number): Promis
       .where("state", "=", "ended")
       .where("snapshot_generation", "is not", null)
       .where("terminated_at", "<", ago(ageMs));
-    const rows = await tx.deleteFrom("snapshot").where("session_id", "in", expired).returning(["archive", "session_id"]).execute();
-    const ids = [...new Set(rows.map(({ session_id }) => session_id))];
-    if (ids.length > 0)
-      await tx.updateTable("session").set({ snapshot_generation: null, snapshot_at: null }).where("id", "in", ids).execute();
+    const ids = (await expired.forUpdate().skipLocked().execute()).map(({ id }) => id);
+    if (ids.length === 0) return [];
+    const rows = await tx.deleteFrom("snapshot").where("session_id", "in", ids).returning("archive").execute();
+    await tx.updateTable("session").set({ snapshot_generation: null, snapshot_at: null }).where("id", "in", ids).execute();
     return rows.map(({ archive }) => archive);
   });
 }

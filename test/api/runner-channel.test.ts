@@ -5,7 +5,7 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { openChannel } from "../../runner/channel.ts";
+import { type Deadlines, openChannel } from "../../runner/channel.ts";
 import { createJournalCore, type JournalCore } from "../support/journal-core.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
 import { makeTemporaryDirectory, removeDirectory } from "../support/temporary.ts";
@@ -13,6 +13,8 @@ import { makeTemporaryDirectory, removeDirectory } from "../support/temporary.ts
 const directory = makeTemporaryDirectory("channel");
 const socketPath = path.join(directory, "carrel.sock");
 const connections = new Set<Socket>();
+/** Methods of which the next call is not answered. */
+const swallowed = new Set<string>();
 
 let database: TestDatabase;
 let core: JournalCore;
@@ -20,7 +22,12 @@ let server: http2.Http2Server;
 beforeAll(async () => {
   database = await createTestDatabase();
   core = await createJournalCore(database);
-  server = http2.createServer(connectNodeAdapter(core.served));
+  const served = connectNodeAdapter(core.served);
+  server = http2.createServer((request, response) => {
+    if (!swallowed.delete(request.url.split("/").at(-1)!)) return served(request, response);
+    // As one of a server that is going ends: without an answer, and without a word why.
+    request.stream.close(http2.constants.NGHTTP2_NO_ERROR);
+  });
   server.on("connection", (socket: Socket) => {
     connections.add(socket);
     socket.on("close", () => connections.delete(socket));
@@ -41,9 +48,9 @@ function cut(): boolean {
   return found;
 }
 
-async function openRunner() {
+async function openRunner(deadlines?: Deadlines) {
   const sessionId = await core.openSession();
-  const channel = await openChannel(socketPath, await core.expectRunner(sessionId), path.join(directory, sessionId));
+  const channel = await openChannel(socketPath, await core.expectRunner(sessionId), path.join(directory, sessionId), deadlines);
   const told: string[] = [];
   const tell = (count: number): void => {
     const texts = Array.from({ length: count }, (_, index) => `e${told.length + index + 1}`);
@@ -60,7 +67,7 @@ async function openRunner() {
     }
     return texts;
   };
-  return { channel, told, tell, logged };
+  return { sessionId, channel, told, tell, logged };
 }
 
 test("a channel that is cut while it reports tells every event once and in order", async () => {
@@ -98,4 +105,22 @@ test("more than one batch can hold is told in order", async () => {
   await channel.flushed();
   expect(await logged()).toEqual(told);
   await channel.detach("done", 0);
+});
+
+test("calls whose stream ends without an answer are made again", async () => {
+  const { sessionId, channel } = await openRunner({ answerMs: 300, quietMs: 300 });
+  for (const method of ["DecideTool", "SyncMemory", "WatchCommands", "Detach"]) swallowed.add(method);
+  const call = { toolUseId: "toolu_1", toolName: "Bash", parentToolUseId: "", input: { command: "ls" } };
+  expect(await channel.decide(call)).toMatchObject({ pending: true });
+  expect((await channel.syncMemory([])).refused).toEqual([]);
+  const prompted = Promise.withResolvers<string>();
+  const following = channel.follow(({ kind }) => void (kind.case === "prompt" && prompted.resolve(kind.value.text)));
+  following.catch(prompted.reject);
+  await core.prompt(sessionId, "heard all the same");
+  expect(await prompted.promise).toBe("heard all the same");
+  await channel.detach("done", 0);
+  expect([core.detached.at(-1), [...swallowed]]).toEqual([sessionId, []]);
+  await core.expectRunner(sessionId);
+  cut();
+  await expect(following).rejects.toThrow("the lease is gone");
 });

@@ -1,5 +1,6 @@
 // A session in which only people can help a turn on is put away like an idle one; what was asked stays asked.
-import { setTimeout as sleep } from "node:timers/promises";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { ApprovalScope, PendingOutcome } from "../../gen/carrel/v1/approval_pb.ts";
 import { SessionDetail } from "../../gen/carrel/v1/session_pb.ts";
@@ -139,12 +140,26 @@ test("interrupted while it is dormant, the turn ends, and the session sleeps on"
   await finish(sessionId);
 }, 60_000);
 
-test("answered at any moment of putting away, a call runs once for each answer", async () => {
-  for (const wait of [0, 30, 100, 250, 500]) {
+const rowOf = (sessionId: string) =>
+  installation.database.db.selectFrom("session").select(["state", "box"]).where("id", "=", sessionId).executeTakeFirstOrThrow();
+const isWritten = () => readdirSync(join(installation.directory, "data/blobs/@unfinished")).length > 0;
+
+/** In their order; what is past counts as reached. */
+const moments: [name: string, isReached: (sessionId: string) => Promise<boolean>][] = [
+  ["it is asked for", async () => true],
+  ["the runner is told", async (sessionId) => (await rowOf(sessionId)).state !== "running"],
+  ["its archive is written", async (sessionId) => isWritten() || (await rowOf(sessionId)).state === "dormant"],
+  ["its snapshot counts", async (sessionId) => (await rowOf(sessionId)).state === "dormant"],
+  ["its sandbox is gone", async (sessionId) => (await rowOf(sessionId)).box === null],
+];
+
+test.each(moments)(
+  "answered during putting away when %s, a call runs once for each answer",
+  async (_name, isReached) => {
     const sessionId = await open(twice);
     const { toolUseId } = await watcher.untilKind("toolApprovalRequest");
     await person.sessions.hibernateSession({ sessionId });
-    await sleep(wait);
+    await expect.poll(() => isReached(sessionId), { interval: 1, timeout: 20_000 }).toBe(true);
     await person.channel.answerApproval({ sessionId, toolUseId, approved: true });
     // Still awake, it runs the first call and asks about the second.
     const next = await watcher.until(({ payload }) => payload?.kind.case === "result" || asked().length === 2, 30_000);
@@ -152,9 +167,9 @@ test("answered at any moment of putting away, a call runs once for each answer",
     await watcher.untilKind("result", () => true, 30_000);
     expect(JSON.stringify(ofKind(watcher.events, "toolResult").at(-1)!.content)).toContain(`"${asked().length}"`);
     await finish(sessionId);
-    watcher.stop();
-  }
-}, 120_000);
+  },
+  60_000,
+);
 
 test("with a tool or a sub-agent at work beside what waits it stays awake, and says so to who asked", async () => {
   const sessionId = await open(`[[subagent do this: ${call} ]]`);

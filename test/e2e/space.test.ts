@@ -1,9 +1,10 @@
 /** What a session may fill, with the real agent. */
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { SessionDetail } from "../../gen/carrel/v1/session_pb.ts";
 import type { App } from "../../server/app.ts";
 import { createInstallation, type Installation, startApp } from "../support/carrel.ts";
 import { checkLog } from "../support/log-checker.ts";
-import { openSession, type Person, signUp } from "../support/person.ts";
+import { clientsWith, openSession, type Person, signUp } from "../support/person.ts";
 import { destroySandboxes, processOf } from "../support/sandboxes.ts";
 import { unlimited } from "../support/unlimited.ts";
 import { ofKind, type Watcher, watch } from "../support/watcher.ts";
@@ -56,3 +57,38 @@ test("a full workspace or home stops the writer, not the session, which goes on 
   await watcher.ended();
   await checkLog(installation.database.db, person, sessionId);
 }, 90_000);
+
+test("what was put away with more room than sandboxes have now says what to do, and comes back when it is done", async ({ skip }) => {
+  if (app.sandboxGaps.includes("disk space")) skip(app.sandboxGaps);
+  const restart = async (factor: number): Promise<void> => {
+    await app.close();
+    const environment = { ...installation.environment, CARREL_LIMIT_WORKSPACE_BYTES: String(factor * limitBytes) };
+    app = await startApp({ ...installation, environment });
+    person = clientsWith(app.url, person.token);
+  };
+  // More than there is room for altogether, and more than a file may hold.
+  for (const files of ["one two", "one"]) {
+    await restart(2);
+    const sessionId = await openSession(person);
+    watcher = watch(person, sessionId);
+    const each = Math.ceil(80 / files.split(" ").length);
+    const sum = await bash(sessionId, `for name in ${files}; do head -c ${each}M /dev/urandom > $name; done; cat ${files} | md5sum`);
+    const untilDormant = () => watcher!.untilKind("sessionStatus", ({ detail }) => detail === SessionDetail.DORMANT, 30_000);
+    await person.sessions.hibernateSession({ sessionId });
+    await untilDormant();
+    await watcher.stop();
+    await restart(1);
+    watcher = watch(person, sessionId);
+    await person.sessions.resumeSession({ sessionId });
+    const notice = await watcher.untilKind("system", ({ subtype }) => subtype === "resume_failed", 30_000);
+    expect([notice.details, notice.message]).toEqual([{ cause: "no_room" }, expect.stringContaining("raise CARREL_LIMIT_WORKSPACE_BYTES")]);
+    await watcher.stop();
+    await restart(2);
+    watcher = watch(person, sessionId);
+    await watcher.until(({ payload }) => payload?.kind.case === "system" && payload.kind.value.subtype === "resume_failed");
+    expect(await bash(sessionId, `cat ${files} | md5sum`)).toBe(sum);
+    await person.sessions.terminateSession({ sessionId });
+    await watcher.ended();
+    await checkLog(installation.database.db, person, sessionId);
+  }
+}, 180_000);

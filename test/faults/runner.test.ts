@@ -5,7 +5,7 @@ import type { App } from "../../server/app.ts";
 import { createInstallation, type Installation, startApp } from "../support/carrel.ts";
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
-import { destroySandboxes, firstProcesses, isRunning, processesOf, processOf, signalFamily } from "../support/sandboxes.ts";
+import { destroySandboxes, firstProcesses, isRunning, processesOf, processOf, recordOf, signalFamily } from "../support/sandboxes.ts";
 import { unlimited } from "../support/unlimited.ts";
 import { ofKind, type Watcher, watch } from "../support/watcher.ts";
 
@@ -127,6 +127,8 @@ test("an approval that waits when its runner is killed is asked again by the nex
   await prompt(sessionId, `${call} ${call}`);
   const { toolUseId } = await watcher.untilKind("toolApprovalRequest");
   const seen = watcher.events.length;
+  // It writes its call down a moment after it asked. Killed before, it does not know of this one, and makes one call more.
+  await expect.poll(() => recordOf(installation, sessionId), { interval: 5 }).toContain(toolUseId);
   await kill(sessionId, "runner");
   const again = await watcher.untilKind("toolApprovalRequest", () => true, 30_000, seen);
   expect(again.toolUseId).not.toBe(toolUseId);

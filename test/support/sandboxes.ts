@@ -16,6 +16,13 @@ export async function rootOf(installation: Installation, sessionId: string): Pro
   return `/proc/${await processOf(installation, sessionId, "runner")}/root`;
 }
 
+/** The agent's own record of the conversations of a session, as far as it is written. Only while it runs. */
+export async function recordOf(installation: Installation, sessionId: string): Promise<string> {
+  const projects = join(await rootOf(installation, sessionId), "home/agent/.claude/projects");
+  const files = readdirSync(projects, { recursive: true, encoding: "utf8" }).filter((path) => path.endsWith(".jsonl"));
+  return files.map((path) => readFileSync(join(projects, path), "utf8")).join("");
+}
+
 /** Every process below the first process of a session's sandbox, that one included. */
 export async function processesOf(installation: Installation, sessionId: string): Promise<SandboxProcess[]> {
   const row = await installation.database.db.selectFrom("session").select("handle").where("id", "=", sessionId).executeTakeFirstOrThrow();

@@ -1,5 +1,6 @@
 import { type Kysely, type NotNull, sql } from "kysely";
 import type { Database } from "../../db/database.ts";
+import { accountHeld } from "../../db/lock-order.ts";
 
 export type SocketTicketTable = {
   /** The keyed hash of the ticket. */
@@ -16,13 +17,14 @@ export type NewTicket = Omit<SocketTicketTable, "expires_at"> & { lifetimeMs: nu
 
 /** Keeps a ticket and returns when it expires, by the database's clock. */
 export async function insertTicket(db: Kysely<Database>, { lifetimeMs, ...ticket }: NewTicket): Promise<Date> {
-  const expires = sql<Date>`clock_timestamp() + ${lifetimeMs} * interval '1 millisecond'`;
-  const row = await db
-    .insertInto("socket_ticket")
-    .values({ ...ticket, expires_at: expires })
-    .returning("expires_at")
-    .executeTakeFirstOrThrow();
-  return row.expires_at;
+  const { hash, session_id, user_id, email, token_expires_at } = ticket;
+  const { rows } = await sql<Pick<SocketTicketTable, "expires_at">>`with account as (${accountHeld(user_id)})
+    insert into socket_ticket (hash, session_id, user_id, email, token_expires_at, expires_at)
+    select ${hash}::bytea, ${session_id}, ${user_id}::uuid, ${email}, ${token_expires_at}::timestamptz,
+      clock_timestamp() + ${lifetimeMs} * interval '1 millisecond' from account
+    returning expires_at`.execute(db);
+  if (!rows[0]) throw new Error("the account is gone");
+  return rows[0].expires_at;
 }
 
 /**
@@ -44,5 +46,6 @@ export async function takeTicket(db: Kysely<Database>, hash: Uint8Array) {
 
 /** Forgets what nobody can use any more. */
 export async function forgetExpiredTickets(db: Kysely<Database>): Promise<void> {
-  await db.deleteFrom("socket_ticket").where("expires_at", "<=", sql<Date>`clock_timestamp()`).execute();
+  const expired = db.selectFrom("socket_ticket").select("hash").where("expires_at", "<=", sql<Date>`clock_timestamp()`);
+  await db.deleteFrom("socket_ticket").where("hash", "in", expired.forUpdate().skipLocked()).execute();
 }

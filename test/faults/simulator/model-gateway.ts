@@ -10,8 +10,8 @@ type Phantom = { phantomToken: number; session: string };
 export function* modelRequest(world: World, plane: ControlPlane, { phantomToken, session }: Phantom, epoch: number): Task {
   const row = yield* findPhantom(world, phantomToken, session);
   if (!row) throw new Refusal("UNAUTHENTICATED");
-  const { max_budget_micros: maxBudgetMicros, max_turns: maxTurns } = row;
-  const phantom = { sessionId: row.id, ownerId: row.owner, epoch: row.epoch, box: row.box, spentMicros: row.spent, maxBudgetMicros };
+  const { turn, max_budget_micros: maxBudgetMicros, max_turns: maxTurns } = row;
+  const phantom = { sessionId: row.id, ownerId: row.owner, epoch: row.epoch, box: row.box, turn, spentMicros: row.spent, maxBudgetMicros };
   if (world.rules.capReached({ ...phantom, modelRequests: row.model_requests, maxTurns }, true)) {
     yield* change(world, plane, row.id, present, (one) => set(one, world.rules.wishToEnd(one.row, "completed") ?? {}));
     throw new Refusal("CAP_REACHED");

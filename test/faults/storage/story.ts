@@ -143,7 +143,7 @@ function runnersOf({ core }: Stage, sessionId: string) {
       await persistently(() => client.decideTool({ sessionId, epoch, toolUseId, toolName: "Bash", input: { command: "true" } }));
     },
     snapshots: ({ client, epoch, leaseToken }: Runner) =>
-      createSnapshotCalls(client as never, core.fetchWith(leaseToken), { sessionId, epoch }, persistently),
+      createSnapshotCalls(client as never, core.fetchWith(leaseToken), { sessionId, epoch }, persistently, { timeoutMs: 20_000 }),
   };
 }
 

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { createPatience, type Failure } from "../../../server/broker/patience.ts";
 
-const main = { ownerId: "ada", sessionId: "ses_1", agent: "" };
+const main = { ownerId: "ada", sessionId: "ses_1", turn: 1, agent: "" };
 const helper = { ...main, agent: "a1" };
 const refused = (status: number, retryAfterMs = 0): Failure => ({ kind: "refused", status, said: "so it is", retryAfterMs });
 const cut: Failure = { kind: "cut" };
@@ -46,6 +46,36 @@ describe("failures in a row", () => {
     patience.failed(helper, cut);
     expect(patience.hold(main)).toBeUndefined();
     expect(patience.hold(helper)).toMatchObject({ subtype: "provider_failing" });
+  });
+
+  test("of all agents of a session together end the turn for each of them, whatever they call themselves", () => {
+    const { patience } = patienceAt();
+    const one = (number: number, turn = 1) => ({ ...main, turn, agent: `invented-${number}` });
+    for (let number = 1; number < 12; number += 1) {
+      expect(patience.hold(one(number))).toBeUndefined();
+      expect(patience.failed(one(number), refused(529))).toBeUndefined();
+    }
+    expect(patience.failed(one(12), refused(529))).toMatchObject({ subtype: "provider_failing" });
+    for (const asker of [one(13), one(1), main, main]) expect(patience.hold(asker)).toMatchObject({ subtype: "provider_failing" });
+    expect(patience.hold({ ...main, sessionId: "ses_2" })).toBeUndefined();
+    expect(patience.hold(one(14, 2)), "in the next turn").toBeUndefined();
+  });
+
+  test("of a session are over with any answer, another key, or after ten minutes", () => {
+    const { patience, clock } = patienceAt();
+    const fail = (times: number) => {
+      for (let number = 0; number < times; number += 1) patience.failed({ ...main, agent: `${clock.now}-${number}` }, cut);
+    };
+    for (const over of [() => patience.answered(main), () => patience.forget("ada"), () => (clock.now += 600_001)]) {
+      fail(11);
+      over();
+      clock.now += 1;
+      fail(11);
+      expect(patience.hold(helper)).toBeUndefined();
+      fail(1);
+      expect(patience.hold(helper)).toMatchObject({ subtype: "provider_failing" });
+      patience.answered(main);
+    }
   });
 
   test("of silence count for half of them", () => {

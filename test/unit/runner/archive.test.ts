@@ -176,6 +176,28 @@ test("a change counts whichever way the clock was set, and nothing else does", a
   }
 });
 
+test("of more than is worth holding in memory nothing is compared: all of it travels, in place of all that was", async () => {
+  mkdirSync(join(workspace, "was"));
+  for (const name of ["was/gone", "was/kept", "became a directory"]) writeFileSync(join(workspace, name), name);
+  const whole = await packed(undefined);
+  const listing = await unpackedAnew([whole]);
+  rmSync(join(workspace, "was/gone"));
+  rmSync(join(workspace, "became a directory"));
+  mkdirSync(join(workspace, "became a directory"));
+  // Few entries, and packed a listing of them would be small: but each has a path of almost 4 KB.
+  const deep = join(workspace, ...Array.from({ length: 14 }, () => "d".repeat(250)));
+  const count = Math.ceil((64 * 1024 * 1024) / deep.length);
+  mkdirSync(deep, { recursive: true });
+  for (let number = 0; number < count; number += 1) writeFileSync(`${deep}/${number}`, "");
+  const before = portrait(roots.directories);
+  expect(await takeListing(roots)).toBeUndefined();
+  const { present, past } = await changesSince(listing!, roots);
+  expect(present).toBeUndefined();
+  expect(past.toSorted()).toEqual(["became a directory", "was", "was/gone", "was/kept"].map((name) => join(workspace, name)));
+  await unpackedAnew([whole, await packed(listing)]);
+  expect(portrait(roots.directories)).toEqual(before);
+}, 120_000);
+
 test("the names of one file stay together when only the directory of one of them has moved", async () => {
   mkdirSync(join(workspace, "moving"));
   writeFileSync(join(workspace, "moving/name"), "one content");
