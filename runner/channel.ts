@@ -14,7 +14,7 @@ import {
 } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
-import { createBatchCall } from "./batches.ts";
+import { type BatchHead, createBatchCall } from "./batches.ts";
 import type { Lease } from "./lease.ts";
 import { encodeWithinLimit } from "./limit.ts";
 import { createSnapshotCalls, type SnapshotCalls } from "./snapshots.ts";
@@ -29,6 +29,8 @@ export type Channel = {
   /** Resolves when everything appended so far is committed. */
   flushed(): Promise<void>;
   pushDelta(delta: DeltaInit): void;
+  /** Says with the next batch that the agent is ready, and since when. */
+  agentReady(): void;
   decide(
     call: Pick<DecideToolRequest, "toolUseId" | "toolName" | "parentToolUseId"> & { input: DecideToolRequest["input"] },
   ): ReturnType<Client<typeof RunnerService>["decideTool"]>;
@@ -72,9 +74,14 @@ export async function openChannel(socketPath: string, attachToken: string, spool
   const attached = await persistently(() => client.attach({ attachToken }));
   leaseToken = attached.leaseToken;
   const lease = { sessionId: attached.sessionId, epoch: attached.epoch };
+  const attachedAt = performance.now();
   let handledCommand = 0;
+  let agentReadyMs = 0;
   const spool = openSpool(spoolPath, attached.epoch, ({ message, cause }) => process.stderr.write(`runner: ${message}: ${cause}\n`));
-  const log = createAppender(client, lease, spool, attached.manifest?.heartbeatMs ?? 10_000, () => handledCommand);
+  const log = createAppender(client, lease, spool, attached.manifest?.heartbeatMs ?? 10_000, () => ({
+    ackedCommandId: handledCommand,
+    agentReadyMs,
+  }));
   const deltas = inOrder(log, createDeltaPipe(client, lease));
 
   return {
@@ -82,6 +89,9 @@ export async function openChannel(socketPath: string, attachToken: string, spool
     append: log.append,
     flushed: log.flushed,
     pushDelta: deltas.push,
+    agentReady() {
+      agentReadyMs ||= Math.max(1, Math.round(performance.now() - attachedAt));
+    },
     decide: (call) => persistently(() => client.decideTool({ ...lease, ...call })),
     syncMemory: (changes) => persistently(() => client.syncMemory({ ...lease, changes })),
     async follow(onCommand) {
@@ -110,7 +120,7 @@ function createAppender(
   lease: Lease,
   spool: Spool,
   heartbeatMs: number,
-  ackedCommandId: () => number,
+  standing: () => Pick<BatchHead, "ackedCommandId" | "agentReadyMs">,
 ) {
   const waiting: Uint8Array[] = [];
   let waitingBytes = 0;
@@ -123,9 +133,7 @@ function createAppender(
   const send = async (): Promise<void> => {
     do {
       const events = nextBatch(waiting);
-      const answer = await persistently(() =>
-        sendBatch({ ...lease, firstRunnerSeq: committed + 1, ackedCommandId: ackedCommandId() }, events),
-      );
+      const answer = await persistently(() => sendBatch({ ...lease, firstRunnerSeq: committed + 1, ...standing() }, events));
       const taken = waiting.splice(0, Math.max(0, answer.lastRunnerSeq - committed));
       for (const { length } of taken) waitingBytes -= length;
       spool.acknowledge(taken.length);
