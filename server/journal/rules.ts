@@ -58,6 +58,17 @@ export function isWokenByPrompt(session: Pick<Row, "turn" | "pending_count" | "p
   return isParked(session) || !waitsForPeople(session);
 }
 
+/** Whether a session is to end because it sleeps, or is parked, and nobody has asked for it for `retentionMs`. */
+export function isForgotten(
+  session: Pick<Row, "state" | "desired" | "state_since" | "parked_at">,
+  now: Date,
+  retentionMs: number,
+): boolean {
+  const { state, desired, state_since, parked_at } = session;
+  const since = parked_at ?? (state === "dormant" && desired === "hibernate" ? state_since : null);
+  return since !== null && state !== "ended" && now.getTime() - since.getTime() >= retentionMs;
+}
+
 /** What it takes to try again as if nothing had failed; nothing where nothing has to be taken back. */
 export function unparked(session: Pick<Row, "parked_at">) {
   return isParked(session) ? { ...afresh, error_message: null } : undefined;

@@ -7,6 +7,7 @@ import { setBack } from "../../server/runners/parking.ts";
 import type { Step } from "../../server/runners/rules.ts";
 import { SessionMoved, type StepDeps } from "../../server/runners/step.ts";
 import { forgetSetbacks, listDue } from "../../server/runners/store.ts";
+import { listUnused } from "../../server/snapshots/store.ts";
 import { createJournalCore, type JournalCore } from "../support/journal-core.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
 
@@ -123,6 +124,19 @@ describe("a parked session", () => {
       .where("id", "=", over)
       .execute();
     expect([await isDue(ending), await isDue(over)]).toEqual([true, true]);
+  });
+
+  test("is among those that nobody uses once it has been parked for so long", async () => {
+    const id = await core.openSession();
+    await failUntilParked(id);
+    const isUnused = async () => (await listUnused(database.db, 60_000)).some((one) => one.id === id);
+    expect(await isUnused()).toBe(false);
+    await database.db
+      .updateTable("session")
+      .set({ parked_at: new Date(0) })
+      .where("id", "=", id)
+      .execute();
+    expect(await isUnused()).toBe(true);
   });
 
   test("is parked no longer when its runner, which was thought lost, speaks", async () => {

@@ -1,7 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/event_pb.ts";
-import { isAnswerTo, isWokenByPrompt, standingOfCall, wakened, wishToEnd } from "../../../server/journal/rules.ts";
+import { isAnswerTo, isForgotten, isWokenByPrompt, standingOfCall, wakened, wishToEnd } from "../../../server/journal/rules.ts";
 import {
   alreadyCommitted,
   type CallNews,
@@ -165,6 +165,15 @@ describe("a session whose steps fail", () => {
       [0, 1, 2, 5, 6, 40].map((failures) => setback({ failures, desired: "run" }, "launch", 8, random).pauseMs);
     expect(pauses(1)).toEqual([500, 1_000, 2_000, 16_000, 30_000, 30_000]);
     expect(pauses(0)).toEqual(pauses(1).map((pause) => pause / 2));
+  });
+
+  test("is forgotten with time when it is parked, as when it sleeps, and not when it only waits", () => {
+    const now = new Date(10_000);
+    const is = (state: "requested" | "dormant" | "ended", parkedMs: number | null, desired: "run" | "hibernate" = "run") =>
+      isForgotten({ state, desired, state_since: new Date(0), parked_at: parkedMs === null ? null : new Date(parkedMs) }, now, 5_000);
+    expect([is("requested", 5_000), is("requested", 5_001), is("requested", null)]).toEqual([true, false, false]);
+    expect([is("dormant", null, "hibernate"), is("dormant", null, "run"), is("dormant", 6_000, "hibernate")]).toEqual([true, false, false]);
+    expect(is("ended", 0)).toBe(false);
   });
 
   test("starts afresh with every other wish, and parked with every word", () => {
