@@ -1,7 +1,10 @@
 // How failures of a session's steps are counted in its row, on a real database.
+import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { openDraft } from "../../server/journal/draft.ts";
 import type { SessionRow } from "../../server/journal/store.ts";
 import { findSession } from "../../server/journal/store.ts";
+import { wake } from "../../server/journal/turns.ts";
 import { createLog } from "../../server/log.ts";
 import { setBack } from "../../server/runners/parking.ts";
 import type { Step } from "../../server/runners/rules.ts";
@@ -24,9 +27,12 @@ const row = async (sessionId: string): Promise<SessionRow> => (await findSession
 const isDue = async (sessionId: string) => (await listDue(database.db, "test", 60_000)).some(({ id }) => id === sessionId);
 
 /** A failure of a step that was decided on when the session was as `seen`. */
-async function fail(seen: SessionRow, { step = "launch", error = new Error("no"), journal = core.journal } = {}): Promise<void> {
+async function fail(
+  seen: SessionRow,
+  { step = "launch", error = new Error("no"), journal = core.journal, log = createLog("silent") } = {},
+): Promise<void> {
   const launcher = { lastOutput: async () => "what it said" } as unknown as StepDeps["launcher"];
-  await setBack({ db: database.db, journal, launcher, log: createLog("silent"), stepTries: 3 }, seen, step as Step, error);
+  await setBack({ db: database.db, journal, launcher, log, stepTries: 3 }, seen, step as Step, error);
 }
 
 /** As often as it takes. */
@@ -94,6 +100,19 @@ describe("a step that fails", () => {
     expect(await row(id)).toMatchObject({ failures: 9, parked_at: null });
   });
 
+  test("is told the operator each time, with what to find it by", async () => {
+    const id = await core.openSession();
+    const lines: { level: number; session_id: string; step: string; times: number; err: { message: string }; msg: string }[] = [];
+    const log = pino({}, { write: (line) => void lines.push(JSON.parse(line)) });
+    for (let times = 0; times < 3; times += 1) await fail(await row(id), { log });
+    expect(lines.map(({ level, times, msg }) => [level, times, msg])).toEqual([
+      [40, 1, "session step failed"],
+      [40, 2, "session step failed"],
+      [50, 3, "session parked: its steps failed too often"],
+    ]);
+    expect(lines[2]).toMatchObject({ session_id: id, step: "launch", err: { message: "no" } });
+  });
+
   test("parks also a session whose log cannot be written", async () => {
     const id = await core.openSession();
     const journal = { ...core.journal, change: () => Promise.reject(new Error("the key does not open")) };
@@ -112,6 +131,17 @@ describe("a parked session", () => {
     const { queued } = await core.prompt(id, "go on");
     expect([queued, await isDue(id)]).toEqual([true, true]);
     expect(await row(id)).toMatchObject({ failures: 0, retry_at: null, parked_at: null, error_message: null, queued_prompts: 2 });
+  });
+
+  test("is looked at as soon as somebody asks for it, though the same is wanted of it", async () => {
+    const id = await core.openSession();
+    await failUntilParked(id);
+    const draft = openDraft({ ...(await row(id)), locked_at: new Date() }, await core.userVault(core.ownerId), () => {
+      throw new Error("nothing else is written");
+    });
+    expect(draft.isWish()).toBe(false);
+    await wake(draft.change);
+    expect(draft.isWish()).toBe(true);
   });
 
   test("is due when it is to end, or its lifetime is over", async () => {

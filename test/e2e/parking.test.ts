@@ -138,6 +138,30 @@ test("one is ended while it is parked and its cause is still there", async () =>
   expect(await person.sessions.deleteSessionRecord({ sessionId })).toMatchObject({ deleted: true });
 });
 
+test("who leaves while a session is parked and its cause is still there takes it along", async () => {
+  const leaver = await signUp(installation, app.url, "leaver@example.com");
+  breakStarts();
+  const sessionId = await openSession(leaver);
+  watcher = watch(leaver, sessionId);
+  await watcher.untilKind("system", ({ subtype }) => subtype === "parked");
+  await watcher.stop();
+  await leaver.registration.deregister({});
+  const rows = () => installation.database.db.selectFrom("session").select("id").where("id", "=", sessionId).execute();
+  await expect.poll(rows, { timeout: 10_000 }).toEqual([]);
+});
+
+test("one whose start fails and then works is not parked, and nothing is held against it", async () => {
+  breakStarts();
+  const sessionId = await open("[[text hello]]");
+  await expect.poll(async () => (await stored(sessionId)).failures).toBe(1);
+  agentIs(claude);
+  await watcher!.untilKind("result");
+  await expect.poll(async () => (await stored(sessionId)).retry_at).toBeNull();
+  expect(await stored(sessionId)).toMatchObject({ failures: 0, restarts: 0, parked_at: null });
+  expect(ofKind(watcher!.events, "system")).toEqual([]);
+  await terminate(sessionId);
+});
+
 test("one whose runner is lost when no sandbox can be started keeps its files and its conversation, and resumes by hand", async () => {
   const sessionId = await open();
   await bash(sessionId, "echo kept > file");
