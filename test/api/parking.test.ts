@@ -100,6 +100,17 @@ describe("a step that fails", () => {
     expect(await row(id)).toMatchObject({ failures: 9, parked_at: null });
   });
 
+  test("is not counted against who was parked and asked for while the step was under way", async () => {
+    const id = await core.openSession();
+    await fail(await row(id));
+    const seen = await row(id);
+    for (let times = 0; times < 2; times += 1) await fail(await row(id));
+    expect((await row(id)).parked_at).not.toBeNull();
+    await core.prompt(id, "go on");
+    await fail(seen);
+    expect(await row(id)).toMatchObject({ failures: 0, retry_at: null });
+  });
+
   test("is told the operator each time, with what to find it by", async () => {
     const id = await core.openSession();
     const lines: { level: number; session_id: string; step: string; times: number; err: { message: string }; msg: string }[] = [];
