@@ -14,7 +14,10 @@ export async function lastOutput(path: string): Promise<string> {
     const { size } = await file.stat();
     const length = Math.min(size, readBytes);
     const { buffer, bytesRead } = await file.read({ buffer: Buffer.alloc(length), position: size - length });
-    return buffer.toString("utf8", 0, bytesRead).split("\n").slice(-mostLines).join("\n").trim();
+    const lines = buffer.toString("utf8", 0, bytesRead).split("\n");
+    // Half of a line may be half of a secret, which nobody would recognise.
+    if (length < size) lines.shift();
+    return lines.slice(-mostLines).join("\n").trim();
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
     throw error;

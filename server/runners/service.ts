@@ -203,6 +203,7 @@ async function append(deps: RunnerServiceDeps, change: Change, request: ReportEv
     await deleteCommands(change.tx, session.id, request.ackedCommandId);
     change.set({ acked_command_id: request.ackedCommandId });
   }
+  // It was thought lost, and could not be replaced.
   change.set({ lease_until: leaseEnd(change, deps.staleMs), ...(isFoundAgain(session, change.now) ? unparked(session) : {}) });
   if (request.agentReadyMs > 0) change.set({ start_marks: agentReady(session.start_marks, change.now, request.agentReadyMs) });
   return { lastRunnerSeq: session.last_runner_seq, lastSeq: session.last_seq };

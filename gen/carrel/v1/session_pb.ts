@@ -379,7 +379,8 @@ export const SessionStatus = {
   UNSPECIFIED: 0,
 
   /**
-   * Being provisioned. Leads to RUNNING or ENDED by itself.
+   * Being provisioned. Leads to RUNNING or ENDED by itself, unless it is parked
+   * and needs attention.
    *
    * @generated from enum value: SESSION_STATUS_STARTING = 1;
    */

@@ -45,6 +45,17 @@ test("the end of the output is shown, as far as two thousand characters go", () 
   expect(shown("")).toBe("it failed");
 });
 
+test("a secret is not shown because its beginning was not read", async () => {
+  const path = join(directory, "cut.log");
+  for (const cut of [2, 20]) {
+    const secret = newToken("phantom");
+    const line = `KEY=${secret}`;
+    // What follows is shown much shorter than it is.
+    writeFileSync(path, `before\n${line}\n/${"x".repeat(8_000 - 2 - line.length + 4 + cut)}`);
+    expect(withOutput("it failed", await lastOutput(path))).not.toContain(secret.slice(-10));
+  }
+});
+
 test("the last twenty lines of a log are read, however long it is; where there is none, nothing", async () => {
   const path = join(directory, "sandbox.log");
   expect(await lastOutput(path)).toBe("");
