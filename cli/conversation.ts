@@ -1,5 +1,6 @@
 import type { Approval, Question } from "../gen/carrel/v1/approval_pb.ts";
 import type { Event, SessionEnd, TurnResult } from "../gen/carrel/v1/event_pb.ts";
+import { SessionDetail } from "../gen/carrel/v1/session_pb.ts";
 
 /** Something that waits for a person. */
 export type Pending = { kind: "approval"; id: string; approval: Approval } | { kind: "question"; id: string; question: Question };
@@ -17,11 +18,16 @@ export type Conversation = {
   next(): Pending | undefined;
   /** Whether a prompt is being worked on or waits to be. */
   busy(): boolean;
+  /** Whether nothing goes on before somebody asks for it: the session could not be started or brought back. */
+  parked(): boolean;
   /** Turns that ended. */
   results(): number;
   lastResult(): TurnResult | undefined;
   end(): SessionEnd | undefined;
 };
+
+const parking = new Set(["parked", "resume_failed"]);
+const resting = new Set<SessionDetail>([SessionDetail.BLOCKED, SessionDetail.DORMANT]);
 
 export function createConversation(): Conversation {
   const open = new Map<string, Pending>();
@@ -32,8 +38,10 @@ export function createConversation(): Conversation {
   let results = 0;
   let lastResult: TurnResult | undefined;
   let end: SessionEnd | undefined;
+  let parked = false;
 
   function accepted(seq: number): void {
+    parked = false;
     if (!finished.has(seq)) unfinished.add(seq);
   }
 
@@ -60,6 +68,12 @@ export function createConversation(): Conversation {
         return accepted(kind.value.promptSeq);
       case "promptCanceled":
         return over(kind.value.promptSeq);
+      case "system":
+        parked ||= parking.has(kind.value.subtype);
+        return;
+      case "sessionStatus":
+        parked &&= resting.has(kind.value.detail);
+        return;
       case "result":
         lastResult = kind.value;
         results++;
@@ -86,6 +100,7 @@ export function createConversation(): Conversation {
     answered,
     next: () => open.values().next().value,
     busy: () => unfinished.size > 0,
+    parked: () => parked,
     results: () => results,
     lastResult: () => lastResult,
     end: () => end,

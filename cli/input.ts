@@ -88,6 +88,7 @@ export function createInput(deps: Deps): Input {
       asking = createAsking({ carrel, output, sessionId }, pending);
       asking.ask();
     }
+    if (isScript() && conversation.parked()) leave(1);
     const line = input.peek();
     if (line === undefined) return leaveWhenDone(input);
     if (line.trim() === "/interrupt" || (isTerminal && line.trim().startsWith("/"))) return command(input);
@@ -139,9 +140,13 @@ export function createInput(deps: Deps): Input {
     output.notice(answered.interrupted ? "interrupted" : "no turn is under way");
   }
 
+  /** Whether nobody is there who could do more than what was asked. */
+  function isScript(): boolean {
+    return !isTerminal && !options.readOnly && (options.mode === "chat" || sent > 0);
+  }
+
   function leaveWhenDone(input: Lines): false {
-    if (!input.ended() || isTerminal || busy() || options.readOnly) return false;
-    if (options.mode === "attach" && sent === 0) return false;
+    if (!input.ended() || busy() || !isScript()) return false;
     if (options.asked && conversation.results() === 0) return false;
     leave(conversation.lastResult()?.success === false ? 1 : 0);
     return false;

@@ -6,6 +6,7 @@ import {
   SessionDetailSchema,
   SessionSchema,
   SessionStatusSchema,
+  StartPhaseSchema,
   UserStateSchema,
 } from "../gen/carrel/v1/session_pb.ts";
 import { ListSessionsResponseSchema } from "../gen/carrel/v1/session_service_pb.ts";
@@ -53,6 +54,7 @@ export function printSession(output: Output, session: Session): void {
     ["denied tools", session.deniedTools.join(", ")],
     ["created", timeOf(session.createdAt)],
     ["started", timeOf(session.startedAt)],
+    ["start took", session.startPhases.map(({ phase, durationMs }) => `${wordOf(StartPhaseSchema, phase)} ${durationMs} ms`).join(", ")],
     ["ended", timeOf(session.terminatedAt)],
     ["end reason", wordOf(EndReasonSchema, session.endReason)],
     ["exit code", session.exitCode === undefined ? "" : String(session.exitCode)],

@@ -42,6 +42,8 @@ export type Agent = {
   /** Sets what the agent was not started with. */
   configure(settings: { model: string; planMode: boolean }): Promise<void>;
   interrupt(): Promise<void>;
+  /** Resolves when it takes prompts; never, when it ends before that. */
+  ready: Promise<void>;
   /** Resolves when nothing more comes from it; with the error it went by, if any. */
   ended: Promise<Error | undefined>;
   /** Resolves when the process is gone, and what it said last is heard. */
@@ -91,6 +93,7 @@ export function startAgent(options: AgentOptions): Agent {
       if (planMode !== options.planMode) await session.setPermissionMode(planMode ? "plan" : "default");
     },
     interrupt: async () => void (await session.interrupt()),
+    ready: readiness(session),
     ended: consume(session, observer, stopping.signal),
     gone: program.gone,
     stop(how) {
@@ -99,6 +102,16 @@ export function startAgent(options: AgentOptions): Agent {
       stopping.abort();
     },
   };
+}
+
+/** What an agent dies of is told by `ended`. */
+function readiness(session: Query): Promise<void> {
+  return new Promise((resolve) =>
+    session.initializationResult().then(
+      () => resolve(),
+      () => undefined,
+    ),
+  );
 }
 
 const ask = { hookSpecificOutput: { hookEventName: "PreToolUse" as const, permissionDecision: "ask" as const } };

@@ -14,7 +14,7 @@ import {
 } from "../gen/carrel/runner/v1/runner_service_pb.ts";
 import { EventPayloadSchema } from "../gen/carrel/v1/event_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
-import { createBatchCall } from "./batches.ts";
+import { type BatchHead, createBatchCall } from "./batches.ts";
 import { createSnapshotFetch } from "./fetch-snapshot.ts";
 import type { Lease } from "./lease.ts";
 import { encodeWithinLimit } from "./limit.ts";
@@ -30,6 +30,8 @@ export type Channel = {
   /** Resolves when everything appended so far is committed. */
   flushed(): Promise<void>;
   pushDelta(delta: DeltaInit): void;
+  /** Says with the next batch that the agent is ready, and since when. */
+  agentReady(): void;
   decide(
     call: Pick<DecideToolRequest, "toolUseId" | "toolName" | "parentToolUseId"> & { input: DecideToolRequest["input"] },
   ): ReturnType<Client<typeof RunnerService>["decideTool"]>;
@@ -88,9 +90,14 @@ export async function openChannel(
   const soon = { timeoutMs: answerMs };
   leaseToken = attached.leaseToken;
   const lease = { sessionId: attached.sessionId, epoch: attached.epoch };
+  const attachedAt = performance.now();
   let handledCommand = 0;
+  let agentReadyMs = 0;
   const spool = openSpool(spoolPath, attached.epoch, ({ message, cause }) => process.stderr.write(`runner: ${message}: ${cause}\n`));
-  const log = createAppender(client, lease, spool, attached.manifest?.heartbeatMs ?? 10_000, () => handledCommand);
+  const log = createAppender(client, lease, spool, attached.manifest?.heartbeatMs ?? 10_000, () => ({
+    ackedCommandId: handledCommand,
+    agentReadyMs,
+  }));
   const deltas = inOrder(log, createDeltaPipe(client, lease));
 
   return {
@@ -98,6 +105,9 @@ export async function openChannel(
     append: log.append,
     flushed: log.flushed,
     pushDelta: deltas.push,
+    agentReady() {
+      agentReadyMs ||= Math.max(1, Math.round(performance.now() - attachedAt));
+    },
     decide: (call) => persistently(() => client.decideTool({ ...lease, ...call }, soon)),
     syncMemory: (changes) => persistently(() => client.syncMemory({ ...lease, changes }, soon)),
     async follow(onCommand) {
@@ -127,7 +137,7 @@ function createAppender(
   lease: Lease,
   spool: Spool,
   heartbeatMs: number,
-  ackedCommandId: () => number,
+  standing: () => Pick<BatchHead, "ackedCommandId" | "agentReadyMs">,
 ) {
   const waiting: Uint8Array[] = [];
   let waitingBytes = 0;
@@ -140,9 +150,7 @@ function createAppender(
   const send = async (): Promise<void> => {
     do {
       const events = nextBatch(waiting);
-      const answer = await persistently(() =>
-        sendBatch({ ...lease, firstRunnerSeq: committed + 1, ackedCommandId: ackedCommandId() }, events),
-      );
+      const answer = await persistently(() => sendBatch({ ...lease, firstRunnerSeq: committed + 1, ...standing() }, events));
       const taken = waiting.splice(0, Math.max(0, answer.lastRunnerSeq - committed));
       for (const { length } of taken) waitingBytes -= length;
       spool.acknowledge(taken.length);

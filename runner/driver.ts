@@ -108,6 +108,7 @@ export function createDriver(place: Place, first: FirstAgent, putAway: PutAway):
     state.conversation = presentOf(place, conversation);
     await adapt(state, settingsOf(channel.attached.manifest!, place));
     state.channel = channel;
+    void state.agent?.ready.then(channel.agentReady);
     attached.resolve(channel);
     if (conversation && state.conversation !== conversation) channel.append([contextLost]);
   };

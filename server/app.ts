@@ -20,6 +20,7 @@ import { createUserDirectory, type UserDirectory } from "./identity/user-directo
 import { createTokenVerifier } from "./identity/verify.ts";
 import { requestEnd } from "./journal/ends.ts";
 import { present } from "./journal/journal.ts";
+import { isForgotten } from "./journal/rules.ts";
 import { createFairShare, createFairShareInterceptor } from "./limits/fair-share.ts";
 import type { Log } from "./log.ts";
 import { createRemoval } from "./registration/removal.ts";
@@ -97,9 +98,7 @@ async function assemble(config: Config, log: Log, closers: Closers): Promise<App
     isOurs: config.s3 === undefined,
     end: async (sessionId, why) => {
       await core.journal.change(sessionId, present, (change) => {
-        const { state, desired, state_since } = change.session;
-        const unused = change.now.getTime() - state_since.getTime() >= config.retentionMs;
-        if (state === "dormant" && desired === "hibernate" && unused) requestEnd(change, "max_duration_exceeded", why);
+        if (isForgotten(change.session, change.now, config.retentionMs)) requestEnd(change, "max_duration_exceeded", why);
       });
     },
   };

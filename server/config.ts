@@ -50,6 +50,7 @@ export type Config = Readonly<{
   region: string;
   logLevel: string;
   startupTimeoutMs: number;
+  stepTries: number;
   heartbeatMs: number;
   heartbeatStaleMs: number;
   /** Where large things are kept, when not in the data directory. */
@@ -153,6 +154,12 @@ export const settings = {
   region: setting("CARREL_REGION", "local", "what sessions say of where they run", text),
   logLevel: setting("CARREL_LOG_LEVEL", "info", "`debug`, `info`, `warn`, `error`", oneOf("debug", "info", "warn", "error")),
   startupTimeoutMs: setting("CARREL_STARTUP_TIMEOUT_MS", "60000", "time an agent has to start", integer(1_000, 3_600_000)),
+  stepTries: setting(
+    "CARREL_STEP_TRIES",
+    "8",
+    "failures in a row, with growing pauses up to 30 s, after which a session is parked until somebody asks for it",
+    integer(1, 1_000),
+  ),
   heartbeatMs: setting("CARREL_HEARTBEAT_MS", "10000", "how often a runner shows that it lives", integer(100, 600_000)),
   heartbeatStaleMs: setting(
     "CARREL_HEARTBEAT_STALE_MS",

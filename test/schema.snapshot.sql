@@ -180,6 +180,7 @@ table session (
   epoch integer not null default 0
   error_message bytea
   exit_code integer
+  failures integer not null default 0
   forked_at_seq integer
   forked_from text
   handle jsonb
@@ -200,6 +201,7 @@ table session (
   num_turns integer not null default 0
   one_shot boolean not null default false
   owner_id uuid not null
+  parked_at timestamp with time zone
   pending_count integer not null default 0
   permission_mode text not null
   phantom_hash bytea
@@ -208,11 +210,13 @@ table session (
   restarts integer not null default 0
   restarts_since timestamp with time zone
   restoring boolean not null default false
+  retry_at timestamp with time zone
   sdk_session_id text
   session_patterns text[] not null default '{}'::text[]
   settings bytea
   snapshot_at timestamp with time zone
   snapshot_generation integer
+  start_marks jsonb
   started_at timestamp with time zone
   state text not null
   state_since timestamp with time zone not null default now()

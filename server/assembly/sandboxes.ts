@@ -101,6 +101,7 @@ function createSpaceWatchOver({ storage, core, log }: Surroundings, reconciler: 
 function reconcilerSettings(config: Config) {
   return {
     startupTimeoutMs: config.startupTimeoutMs,
+    stepTries: config.stepTries,
     endGraceMs: 8_000,
     maxRestarts: 3,
     restartWindowMs: 600_000,

@@ -6,6 +6,7 @@ import { type Event, type EventPayload, EventPayloadSchema, EventSchema } from "
 import type { Database } from "../db/database.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { Sized } from "./feed.ts";
+import { isParked } from "./rules.ts";
 import { chainLink, sealBytes, sealPayload } from "./seal.ts";
 import { viewOf } from "./session-view.ts";
 import type { LockedSession, LoggedEvent, SessionChange, SessionCore } from "./store.ts";
@@ -44,7 +45,7 @@ export type Draft = {
   finish(): SessionChange | undefined;
   /** The events with the bytes they take, for readers of this process. */
   published(): Sized[];
-  /** Whether something else is wanted of the session now. */
+  /** Whether something else is wanted of the session now, or the same once more. */
   isWish(): boolean;
   /** Whether anybody who watches sees a difference. */
   isVisible(): boolean;
@@ -93,7 +94,7 @@ export function openDraft({ locked_at: now, ...before }: LockedSession, vault: U
       return set && { set, epoch: session.epoch, events: sealed, commands: commands.map((one) => sealCommand(vault, session.id, one)) };
     },
     published: () => events.map((event, index) => ({ event, bytes: sealed[index]?.payload.length ?? 0 })),
-    isWish: () => before.desired !== session.desired,
+    isWish: () => before.desired !== session.desired || (isParked(before) && !isParked(session)),
     isVisible: () => events.length > 0 || commands.length > 0 || before.name !== session.name || before.desired !== session.desired,
   };
 }
@@ -137,4 +138,4 @@ function difference(before: SessionCore, after: SessionCore): SessionChange["set
   );
 }
 
-const jsonColumns = new Set(["handle", "usage", "turn_usage"]);
+const jsonColumns = new Set(["handle", "usage", "turn_usage", "start_marks"]);

@@ -45,11 +45,45 @@ function isReadyForTurn(session: Pick<Row, "state" | "desired">): boolean {
   return session.state === "running" && session.desired === "run";
 }
 
+/** Whether a session is left alone, because its steps failed too often, until somebody asks for it. */
+export function isParked({ parked_at }: Pick<Row, "parked_at">): boolean {
+  return parked_at !== null;
+}
+
+/**
+ * Whether a prompt wakes a session. Behind a turn that waits for a person it could not begin, and what was asked would only be
+ * asked once more; but who is parked waits for any word.
+ */
+export function isWokenByPrompt(session: Pick<Row, "turn" | "pending_count" | "parked_at">): boolean {
+  return isParked(session) || !waitsForPeople(session);
+}
+
+/** Whether a session is to end because it sleeps, or is parked, and nobody has asked for it for `retentionMs`. */
+export function isForgotten(
+  session: Pick<Row, "state" | "desired" | "state_since" | "parked_at">,
+  now: Date,
+  retentionMs: number,
+): boolean {
+  const { state, desired, state_since, parked_at } = session;
+  const since = parked_at ?? (state === "dormant" && desired === "hibernate" ? state_since : null);
+  return since !== null && state !== "ended" && now.getTime() - since.getTime() >= retentionMs;
+}
+
+/** What it takes to try again as if nothing had failed; nothing where nothing has to be taken back. */
+export function unparked(session: Pick<Row, "parked_at">) {
+  return isParked(session) ? { ...afresh, error_message: null } : undefined;
+}
+
+/** Failures count towards one wish. */
+const afresh = { failures: 0, retry_at: null, parked_at: null };
+
 /** A session with something to do is wanted awake; one that is just being put away goes on at once. */
-export function wakened({ state, desired }: Pick<Row, "state" | "desired">, now: Date) {
+export function wakened(session: Pick<Row, "state" | "desired" | "parked_at">, now: Date) {
+  const { state, desired } = session;
   const wanted = desired === "hibernate" ? ("run" as const) : desired;
   return {
     desired: wanted,
+    ...unparked(session),
     ...(state === "hibernating" && wanted === "run" ? { state: "running" as const, state_since: now, active_at: now } : undefined),
   };
 }
@@ -65,7 +99,7 @@ export function turnFinished(session: Pick<Row, "num_turns">, now: Date) {
 
 /** The wish to end; undefined where somebody has wished it before: the first reason wins. */
 export function wishToEnd<Reason extends string>(session: Pick<Row, "desired">, reason: Reason) {
-  return session.desired === "end" ? undefined : { desired: "end" as const, end_reason: reason };
+  return session.desired === "end" ? undefined : { desired: "end" as const, end_reason: reason, ...afresh };
 }
 
 /** How a call that is asked about stands, by what is kept of its being asked before. */

@@ -1,4 +1,4 @@
-import { EndReason, PermissionMode, SessionDetail, SessionStatus, UserState } from "../../gen/carrel/v1/session_pb.ts";
+import { EndReason, PermissionMode, SessionDetail, SessionStatus, StartPhase, UserState } from "../../gen/carrel/v1/session_pb.ts";
 import type { SessionState } from "./tables.ts";
 
 /** What of a session decides how people see it. */
@@ -9,14 +9,20 @@ export type Visible = {
   pending_count: number;
   queued_prompts: number;
   restoring: boolean;
+  parked_at: Date | null;
 };
 
 export type View = { status: SessionStatus; userState: UserState; detail: SessionDetail; needsAttention: boolean };
 
 /** The product's state, what people see, and why: derived, never stored (spec §3.1). */
 export function viewOf(session: Visible): View {
-  const { status, userState, detail } = derive(session);
-  return { status, userState, detail, needsAttention: session.state !== "ended" && session.pending_count > 0 };
+  const { status, userState, detail } = session.parked_at === null ? derive(session) : parked(session);
+  return {
+    status,
+    userState,
+    detail,
+    needsAttention: session.state !== "ended" && (session.pending_count > 0 || session.parked_at !== null),
+  };
 }
 
 function derive(session: Visible): Omit<View, "needsAttention"> {
@@ -40,11 +46,26 @@ function derive(session: Visible): Omit<View, "needsAttention"> {
   }
 }
 
+/** It waits for somebody, whatever it was about to do. One that is put away still is. */
+function parked(session: Visible): Omit<View, "needsAttention"> {
+  const view = derive(session);
+  const isAtRest = session.state === "ended" || session.state === "dormant";
+  return isAtRest ? view : { status: view.status, userState: UserState.WAITING, detail: SessionDetail.BLOCKED };
+}
+
 function busy(session: Visible): Pick<View, "userState" | "detail"> {
   if (session.pending_count > 0) return { userState: UserState.WAITING, detail: SessionDetail.BLOCKED };
   if (session.turn > 0) return { userState: UserState.RUNNING, detail: SessionDetail.WORKING };
   return { userState: UserState.WAITING, detail: SessionDetail.IDLE };
 }
+
+/** The stored words of the phases of a start. */
+export const startPhases = {
+  sandbox: StartPhase.SANDBOX,
+  runner: StartPhase.RUNNER,
+  restore: StartPhase.RESTORE,
+  agent: StartPhase.AGENT,
+} as const;
 
 /** The stored words of the end reasons, which are the product's. */
 export const endReasons = {

@@ -1,5 +1,6 @@
 import type { ColumnType, Generated, JSONColumnType } from "kysely";
 import type { SandboxHandle } from "../sandbox/driver.ts";
+import type { StartMarks } from "./start-phases.ts";
 
 type Bytes = ColumnType<Buffer, Uint8Array, Uint8Array>;
 type NullableBytes = ColumnType<Buffer | null, Uint8Array | null, Uint8Array | null>;
@@ -64,6 +65,14 @@ export type SessionTable = {
   forked_at_seq: number | null;
   restarts: Generated<number>;
   restarts_since: Date | null;
+  /** Steps towards what is wanted now that failed in a row. */
+  failures: Generated<number>;
+  /** When the next one is tried; null where none has failed, or none is tried any more. */
+  retry_at: Date | null;
+  /** Since when it is left alone until somebody asks for it; `error_message` says why. Null while it is not. */
+  parked_at: Date | null;
+  /** How its last start went on; null before the first. */
+  start_marks: ColumnType<StartMarks | null, string | null | undefined, string | null>;
   model: string;
   permission_mode: string;
   allowed_tools: string[];

@@ -4,7 +4,7 @@ import type { Event, TurnResultSchema, UserMessage } from "../../gen/carrel/v1/e
 import { requestEnd } from "./ends.ts";
 import type { Change, Origin } from "./journal.ts";
 import { closeOpenPauses } from "./pauses.ts";
-import { isAsleep, placeOfPrompt, startsNextTurn, turnFinished, turnStarted, waitsForPeople, wakened } from "./rules.ts";
+import { isAsleep, isWokenByPrompt, placeOfPrompt, startsNextTurn, turnFinished, turnStarted, wakened } from "./rules.ts";
 import { openEvent } from "./seal.ts";
 import { cancelQueuedPrompt, findQueuedPrompt, listEventRows, queuePrompt, takeQueuedPrompt } from "./store.ts";
 
@@ -15,8 +15,7 @@ export async function acceptPrompt(change: Change, text: string, requestId: stri
   const { session } = change;
   const queued = placeOfPrompt(session).position > 0;
   const seq = change.append({ case: "user", value: { text, queued, requestId } });
-  // Behind a turn that waits for a person a prompt could not begin, and what was asked would only be asked once more.
-  if (!waitsForPeople(session)) await wake(change);
+  if (isWokenByPrompt(session)) await wake(change);
   const { position, starts } = placeOfPrompt(session);
   if (starts) startTurn(change, seq, text);
   else {

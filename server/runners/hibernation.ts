@@ -2,11 +2,14 @@
 import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
 import type { Change } from "../journal/journal.ts";
+import { isParked } from "../journal/rules.ts";
+import { phaseEnded } from "../journal/start-phases.ts";
 import { deleteCommands, type SessionRow } from "../journal/store.ts";
 import { goOn } from "../journal/turns.ts";
 import { nextBase } from "../snapshots/rules.ts";
 import { listChain } from "../snapshots/store.ts";
 import { isOnlyWaiting } from "./lost-turns.ts";
+import { howToGoOn, tellReason } from "./parking.ts";
 import { isUnused, nextGeneration } from "./rules.ts";
 import { destroySandboxes, type StepDeps, unmoved } from "./step.ts";
 import { dormant, hibernating, keptAwake, notRestored, puttingOff, restored, woken } from "./transitions.ts";
@@ -74,7 +77,8 @@ export async function wake(deps: StepDeps, session: SessionRow): Promise<void> {
  * @param maxSessionMs the lifetime of one that never ran.
  */
 export async function finishRestore(change: Change, maxSessionMs: number): Promise<void> {
-  change.set(restored(change.session, change.now, maxSessionMs));
+  const { start_marks: marks } = change.session;
+  change.set({ ...restored(change.session, change.now, maxSessionMs), start_marks: phaseEnded(marks, "restore", change.now) });
   change.append({ case: "system", value: { subtype: "resuming_sdk_session", message: "files and conversation are back" } });
   await goOn(change);
 }
@@ -84,13 +88,13 @@ export async function giveUpRestore(deps: StepDeps, session: SessionRow): Promis
   await deps.journal.change(session.id, unmoved(session), (change) => failRestore(change, reason));
 }
 
-/** The snapshot stays what it is; the next prompt, or ResumeSession, tries again. */
+/** The snapshot stays what it is, and the session is parked. */
 export async function failRestore(change: Change, reason: string): Promise<void> {
-  change.set(notRestored(change.session));
-  await putAway(change);
   const cause = lacksRoom(reason) ? "no_room" : "other";
-  const advice = cause === "no_room" ? moreRoom : "";
-  const message = `the session could not be brought back${advice}: ${reason}`;
+  const message = `the session could not be brought back${cause === "no_room" ? moreRoom : ""}: ${reason}`;
+  change.set(notRestored(change.session, change.now));
+  if (isParked(change.session)) tellReason(change, `${message}\n${howToGoOn}`);
+  await putAway(change);
   change.append({ case: "system", value: { subtype: "resume_failed", message, details: { cause } } });
 }
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import type { SandboxDriver, SandboxHandle, SandboxLimits } from "../sandbox/driver.ts";
 import type { RunnerListener } from "./listener.ts";
+import { lastOutput } from "./output.ts";
 
 /** Host paths of the programs that are shown, read-only, to every sandbox. */
 export type SandboxPrograms = { node: string; runner: string; claude: string };
@@ -63,7 +64,8 @@ export type Launcher = {
   listFiles(): Promise<string[]>;
   /** Sandboxes of this installation that are alive. */
   list(): Promise<{ box: string; run: number; handle: SandboxHandle }[]>;
-  logPath(box: string): string;
+  /** The last lines that the sandboxes of a box printed; untrusted. */
+  lastOutput(box: string): Promise<string>;
   /** What the last runner of a box reported and nobody acknowledged. */
   spoolPath(box: string): string;
   directoriesOf(box: string): BoxDirectory[];
@@ -112,7 +114,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
   };
 
   return {
-    logPath: (box) => join(runtime(box), "sandbox.log"),
+    lastOutput: (box) => lastOutput(join(runtime(box), "sandbox.log")),
     spoolPath: (box) => join(spool(box), spoolName),
     directoriesOf,
     hurry,

@@ -7,10 +7,11 @@ import { findSession, listOpenPauses, type SessionRow } from "../journal/store.t
 import { wake } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
-import { nextStep, type Observed, observed } from "./rules.ts";
+import { setBack } from "./parking.ts";
+import { nextStep, type Observed, observed, type Step } from "./rules.ts";
 import { SessionMoved, type StepDeps } from "./step.ts";
-import { keepHandle, steps } from "./steps.ts";
-import { databaseNow, findByBox, listDoomed, listDue, listUnanswered } from "./store.ts";
+import { failureOf, keepHandle, steps } from "./steps.ts";
+import { databaseNow, findByBox, forgetSetbacks, listDoomed, listDue, listUnanswered } from "./store.ts";
 
 export type ReconcilerOptions = Omit<StepDeps, "onStarted"> & {
   db: Kysely<Database>;
@@ -39,8 +40,6 @@ export type Reconciler = {
   stop(): Promise<void>;
 };
 
-/** A session whose steps keep failing is tried again this often at the least. */
-const mostPauseMs = 30_000;
 /** A look this late means that this process did not run for a while. */
 const blindMs = 5_000;
 /** Sessions erased at a time: who leaves with thousands of them takes no connections and no object store from those who stay. */
@@ -73,10 +72,19 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
   const look = async (sessionId: string): Promise<boolean> => {
     const session = await findSession(options.db, sessionId);
     if (!session || session.host !== options.host || (session.state === "ended" && session.desired !== "erase")) return false;
-    const step = nextStep(await observe(options, session, seeingSince), options);
-    if (step === "wait") return false;
-    options.log.info({ session_id: sessionId, step, state: session.state, epoch: session.epoch }, "session step");
-    await steps[step](deps, session);
+    let step: Step = "wait";
+    try {
+      step = nextStep(await observe(options, session, seeingSince), options);
+      if (step === "wait") return false;
+      options.log.info({ session_id: sessionId, step, state: session.state, epoch: session.epoch }, "session step");
+      await steps[step](deps, session);
+    } catch (error) {
+      if (error instanceof SessionMoved) throw error;
+      // The next look starts afresh: nothing is decided from a step that failed.
+      await setBack(options, session, step, error);
+      return false;
+    }
+    if (session.retry_at !== null) await forgetSetbacks(options.db, session);
     return true;
   };
 
@@ -108,9 +116,14 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
       options.standby.start();
     },
     async detached(lease, exit) {
-      await options.journal.change(lease.sessionId, underLease(lease), (change) => {
+      await options.journal.change(lease.sessionId, underLease(lease), async (change) => {
+        const failed = exit.exitCode !== 0;
         change.set({ exit_code: exit.exitCode });
-        requestEnd(change, exit.exitCode === 0 ? "job_completed" : "failed", exit.reason);
+        requestEnd(
+          change,
+          failed ? "failed" : "job_completed",
+          failed ? await failureOf(options, change.session, exit.reason) : exit.reason,
+        );
       });
       queue.add(lease.sessionId);
     },
@@ -125,28 +138,23 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
   function createQueue(signal: AbortSignal, work: (sessionId: string) => Promise<boolean>) {
     const busy = new Map<string, Promise<void>>();
     const again = new Set<string>();
-    const failed = new Map<string, { times: number; notBefore: number }>();
     const run = async (sessionId: string): Promise<void> => {
       do {
         again.delete(sessionId);
         try {
           if (await work(sessionId)) again.add(sessionId);
-          failed.delete(sessionId);
         } catch (error) {
-          // The next look starts afresh: nothing is decided from a step that failed.
           if (error instanceof SessionMoved) options.log.debug({ session_id: sessionId }, "session step overtaken");
           else {
-            const times = (failed.get(sessionId)?.times ?? 0) + 1;
-            failed.set(sessionId, { times, notBefore: performance.now() + Math.min(mostPauseMs, 250 * 2 ** times) });
             again.delete(sessionId);
-            options.log.warn({ session_id: sessionId, err: error, times }, "session step failed");
+            options.log.warn({ session_id: sessionId, err: error }, "session not looked at");
           }
         }
       } while (again.has(sessionId) && !signal.aborted);
     };
     return {
       add(sessionId: string): void {
-        if (signal.aborted || (failed.get(sessionId)?.notBefore ?? 0) > performance.now()) return;
+        if (signal.aborted) return;
         if (busy.has(sessionId)) again.add(sessionId);
         else
           busy.set(

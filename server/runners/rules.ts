@@ -1,7 +1,7 @@
 import { create, type JsonObject } from "@bufbuild/protobuf";
 import { type Question, QuestionSchema } from "../../gen/carrel/v1/approval_pb.ts";
 import type { EventPayload } from "../../gen/carrel/v1/event_pb.ts";
-import { isOccupied, waitsForPeople } from "../journal/rules.ts";
+import { isOccupied, isParked, waitsForPeople } from "../journal/rules.ts";
 import type { SessionCore } from "../journal/store.ts";
 import type { SessionState } from "../journal/tables.ts";
 
@@ -44,6 +44,11 @@ export function holdsLease(session: Pick<SessionCore, "epoch" | "state">, epoch:
 /** Whether somebody else has moved a session since it was looked at; then the step that was decided on is not taken. */
 export function isUnmoved(session: Pick<SessionCore, "epoch" | "state">, seen: Pick<SessionCore, "epoch" | "state">): boolean {
   return session.epoch === seen.epoch && session.state === seen.state;
+}
+
+/** Whether a runner that speaks was thought lost, and its session is parked because it could not be replaced. */
+export function isFoundAgain(session: Pick<SessionCore, "parked_at" | "lease_until">, now: Date): boolean {
+  return isParked(session) && session.lease_until !== null && session.lease_until < now;
 }
 
 /** Whether a session still waits for the runner that shows its attach token. */
@@ -141,6 +146,10 @@ export type Observed = {
   occupied: boolean;
   /** Milliseconds until a session that nothing happens in is put away. */
   idleLeftMs: number;
+  /** Milliseconds until a step is tried again; not above zero where none has failed. */
+  retryLeftMs: number;
+  /** Whether it is left alone until somebody asks for it. */
+  parked: boolean;
 };
 
 /** What of the observed is not in the row. Times in milliseconds. */
@@ -169,6 +178,8 @@ type ObservedRow = Pick<
   | "pending_count"
   | "queued_prompts"
   | "active_at"
+  | "retry_at"
+  | "parked_at"
 >;
 
 export function observed(session: ObservedRow, { now, sandbox, graceLeftMs, restartWindowMs, idleMs }: Surroundings): Observed {
@@ -186,6 +197,8 @@ export function observed(session: ObservedRow, { now, sandbox, graceLeftMs, rest
     restoring: session.restoring,
     occupied: isOccupied(session),
     idleLeftMs: session.active_at.getTime() + idleMs - now,
+    retryLeftMs: session.retry_at === null ? 0 : session.retry_at.getTime() - now,
+    parked: isParked(session),
   };
 }
 
@@ -212,8 +225,33 @@ export type Deadlines = {
   archiveTimeoutMs: number;
 };
 
-/** The next step from what is observed to what is wanted (design D9). Level-triggered: it remembers nothing. */
+/** The next step from what is observed to what is wanted (design D9), unless it failed before and is not to be tried now. */
 export function nextStep(observed: Observed, deadlines: Deadlines): Step {
+  const step = stepTowards(observed, deadlines);
+  const isHeld = observed.retryLeftMs > 0 || (observed.parked && isParkable(step, observed));
+  return isHeld ? "wait" : step;
+}
+
+/** A session whose steps keep failing is tried again this often at the least, until it is parked. */
+const mostPauseMs = 30_000;
+const firstPauseMs = 500;
+
+/** What comes of a step that failed. `random` from 0 to 1: sessions that failed together are not tried together. */
+export function setback(session: Pick<SessionCore, "failures" | "desired">, step: Step, tries: number, random: number) {
+  const failures = session.failures + 1;
+  const pauseMs = Math.min(mostPauseMs, firstPauseMs * 2 ** (failures - 1)) * (0.5 + random / 2);
+  return { failures, pauseMs, parks: failures >= tries && isParkable(step, session) };
+}
+
+const endings: ReadonlySet<Step> = new Set<Step>(["give_up", "startup_timeout", "expire", "ask_to_end", "force_end", "erase"]);
+
+/** Who is to end is never parked; nor is who sleeps, for whose owner it is nothing that the sandbox it had cannot be removed. */
+function isParkable(step: Step, { desired }: Pick<Observed, "desired">): boolean {
+  if (desired === "end" || desired === "erase" || endings.has(step)) return false;
+  return step !== "clear" || desired === "run";
+}
+
+function stepTowards(observed: Observed, deadlines: Deadlines): Step {
   if (observed.desired === "erase") return "erase";
   if (observed.state === "ended") return "wait";
   if (observed.desired === "end") return endStep(observed, deadlines);

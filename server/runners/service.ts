@@ -13,7 +13,9 @@ import type { Feeds } from "../journal/feed.ts";
 import type { Change, Journal } from "../journal/journal.ts";
 import { type AskedCall, askApproval, askQuestion, type DecisionInit, keepDenial, standingOf, takeCarried } from "../journal/pauses.ts";
 import { openSettings } from "../journal/pinned.ts";
+import { unparked } from "../journal/rules.ts";
 import { openBytes } from "../journal/seal.ts";
+import { agentReady, phaseEnded } from "../journal/start-phases.ts";
 import { deleteCommands, listCommands, type SessionCore } from "../journal/store.ts";
 import { startNextTurn } from "../journal/turns.ts";
 import { listChain } from "../snapshots/store.ts";
@@ -23,7 +25,7 @@ import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./le
 import { mcpForRunner } from "./mcp-servers.ts";
 import { createMemorySync, type SessionMemory } from "./memory.ts";
 import { endsTurn, report } from "./report.ts";
-import { awaitsRunner, questionOf } from "./rules.ts";
+import { awaitsRunner, isFoundAgain, questionOf } from "./rules.ts";
 import type { SnapshotCalls } from "./snapshots.ts";
 import { findByAttachHash, findCommandState } from "./store.ts";
 import { newToken } from "./tokens.ts";
@@ -121,7 +123,12 @@ async function attach(deps: RunnerServiceDeps, attachToken: string, socketBox: s
       return session;
     },
     async (change) => {
-      change.set({ ...attached(change.session, change.now, deps), lease_hash: Buffer.from(deps.hashToken(leaseToken)) });
+      change.set({
+        ...attached(change.session, change.now, deps),
+        ...unparked(change.session),
+        start_marks: phaseEnded(change.session.start_marks, "runner", change.now),
+        lease_hash: Buffer.from(deps.hashToken(leaseToken)),
+      });
       const restore = await restoreOf(change);
       if (!restore) await startNextTurn(change);
       const { id, epoch, model, permission_mode } = change.session;
@@ -196,7 +203,9 @@ async function append(deps: RunnerServiceDeps, change: Change, request: ReportEv
     await deleteCommands(change.tx, session.id, request.ackedCommandId);
     change.set({ acked_command_id: request.ackedCommandId });
   }
-  change.set({ lease_until: leaseEnd(change, deps.staleMs) });
+  // It was thought lost, and could not be replaced.
+  change.set({ lease_until: leaseEnd(change, deps.staleMs), ...(isFoundAgain(session, change.now) ? unparked(session) : {}) });
+  if (request.agentReadyMs > 0) change.set({ start_marks: agentReady(session.start_marks, change.now, request.agentReadyMs) });
   return { lastRunnerSeq: session.last_runner_seq, lastSeq: session.last_seq };
 }
 

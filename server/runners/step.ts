@@ -14,6 +14,8 @@ export type StepDeps = {
   hashToken(token: string): Uint8Array;
   log: Log;
   startupTimeoutMs: number;
+  /** Failures in a row of which a session is parked. */
+  stepTries: number;
   restartWindowMs: number;
   /** Idle time after which a session is put away. */
   idleMs: number;
@@ -28,7 +30,7 @@ export type StepDeps = {
 export type TakeStep = (deps: StepDeps, session: SessionRow) => Promise<void>;
 
 /** Everything that runs over a box, whether or not its session knows of it: a start may have died before it was written down. */
-export async function destroySandboxes(deps: StepDeps, session: SessionRow): Promise<void> {
+export async function destroySandboxes(deps: StepDeps, session: Pick<SessionRow, "handle" | "box">): Promise<void> {
   if (session.handle) await deps.launcher.destroy(session.handle);
   for (const { box, handle } of await deps.launcher.list()) if (box === session.box) await deps.launcher.destroy(handle);
 }

@@ -1,21 +1,22 @@
 // The steps of the reconciler. Each reads nothing but the row it is given and writes under that row's lock; a step that
 // was overtaken refuses and the next look decides anew.
-import { open } from "node:fs/promises";
 import { newId } from "../ids.ts";
 import { requestEnd } from "../journal/ends.ts";
 import { type Change, present } from "../journal/journal.ts";
 import { closeOpenPauses } from "../journal/pauses.ts";
 import { type EndReasonWord, endReasons } from "../journal/session-view.ts";
+import { phaseEnded, phaseUnderWay, startBegun } from "../journal/start-phases.ts";
 import { clearQueues, deleteCommands, type SessionCore, type SessionRow } from "../journal/store.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { baseOfNext, clear, giveUpRestore, hibernate, stayAwake, wake } from "./hibernation.ts";
 import { settleTurn } from "./lost-turns.ts";
+import { withOutput } from "./output.ts";
 import { endsTurn, report } from "./report.ts";
 import { alreadyCommitted, nextGeneration, type Step } from "./rules.ts";
 import { readSpool } from "./spool.ts";
 import { destroySandboxes, type StepDeps, type TakeStep, unmoved } from "./step.ts";
 import { newToken } from "./tokens.ts";
-import { ended, ending, launched, recovered } from "./transitions.ts";
+import { ended, ending, launched, recovered, unlaunched } from "./transitions.ts";
 
 export const steps: Record<Exclude<Step, "wait">, TakeStep> = {
   launch,
@@ -47,6 +48,7 @@ async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
     .change(session.id, unmoved(session), (change) => {
       change.set({
         ...launched(change.session, change.now, deps.startupTimeoutMs),
+        start_marks: startBegun(change.now),
         box,
         attach_hash: Buffer.from(deps.hashToken(attachToken)),
         phantom_hash: Buffer.from(deps.hashToken(phantomToken)),
@@ -71,16 +73,25 @@ async function launch(deps: StepDeps, session: SessionRow): Promise<void> {
     planMode: session.permission_mode === "plan",
   };
   const handle =
-    ready?.handle ?? (await deps.launcher.launch(box, epoch, boot).catch((error: unknown) => failStart(deps, session.id, epoch, error)));
+    ready?.handle ??
+    (await deps.launcher.launch(box, epoch, boot).catch((error: unknown) => failStart(deps, { ...session, box, epoch }, error)));
   await keepHandle(deps, session.id, epoch, handle);
 }
 
-/** A start that has failed is not waited for. */
-async function failStart(deps: StepDeps, sessionId: string, epoch: number, error: unknown): Promise<never> {
-  await deps.journal.change(sessionId, present, (change) => {
-    if (change.session.epoch === epoch && change.session.state === "starting") change.set({ lease_until: change.now });
+/** A start that has failed is not waited for: nothing is left of it, and it can be tried again. */
+async function failStart(deps: StepDeps, session: Pick<SessionRow, "id" | "box" | "epoch">, cause: unknown): Promise<never> {
+  const isGone = await destroySandboxes(deps, { ...session, handle: null }).then(
+    () => true,
+    (error: Error) => {
+      deps.log.warn({ session_id: session.id, err: error }, "what was started of a sandbox was not ended");
+      return false;
+    },
+  );
+  await deps.journal.change(session.id, present, ({ session: row, now, set }) => {
+    if (row.epoch === session.epoch && row.state === "starting") set(isGone ? unlaunched(now) : { lease_until: now });
   });
-  throw error;
+  // By itself: not to be taken for a failure of the database, which starts no sandboxes.
+  throw new Error("the sandbox could not be started", { cause });
 }
 
 /** Ties a sandbox to its session; one that its session no longer wants is ended again at once. */
@@ -88,7 +99,7 @@ export async function keepHandle(deps: StepDeps, sessionId: string, epoch: numbe
   const kept = await deps.journal
     .change(sessionId, present, (change) => {
       if (change.session.epoch !== epoch || change.session.state === "ended") return false;
-      change.set({ handle });
+      change.set({ handle, start_marks: phaseEnded(change.session.start_marks, "sandbox", change.now) });
       return true;
     })
     .catch(async (error: unknown) => {
@@ -185,20 +196,16 @@ function wasAskedForSnapshot(session: SessionCore): boolean {
 
 /** Writes the wish to end with what the sandbox said last; the next look carries it out. The first reason wins. */
 async function wishEnd(deps: StepDeps, session: SessionRow, reason: EndReasonWord, message: string): Promise<void> {
-  const tail = session.box ? await lastOutput(deps.launcher.logPath(session.box)) : "";
-  await deps.journal.change(session.id, unmoved(session), (change) => requestEnd(change, reason, tail ? `${message}\n${tail}` : message));
+  const failure = await failureOf(deps, session, message);
+  await deps.journal.change(session.id, unmoved(session), (change) => requestEnd(change, reason, failure));
 }
 
-/** The last lines a sandbox printed; empty where there is no log yet. The log is untrusted and may be of any size. */
-async function lastOutput(path: string): Promise<string> {
-  try {
-    await using file = await open(path);
-    const { size } = await file.stat();
-    const length = Math.min(size, 4_000);
-    const { buffer } = await file.read({ buffer: Buffer.alloc(length), position: size - length });
-    return buffer.toString("utf8").split("\n").slice(-20).join("\n").trim();
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
-    throw error;
-  }
+/** What went wrong, with the phase of the start in which it did, if one was under way, and what the sandbox printed last. */
+export async function failureOf(
+  { launcher }: Pick<StepDeps, "launcher">,
+  { box, start_marks, restoring }: Pick<SessionRow, "box" | "start_marks" | "restoring">,
+  message: string,
+): Promise<string> {
+  const phase = phaseUnderWay(start_marks, restoring);
+  return withOutput(phase ? `${message} (phase of its start: ${phase})` : message, box ? await launcher.lastOutput(box) : "");
 }

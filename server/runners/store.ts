@@ -16,32 +16,44 @@ export async function findByLeaseHash(
 
 /** Sessions that may need a step: on their way somewhere, wanted elsewhere, or without a living lease. */
 export async function listDue(db: Kysely<Database>, host: string, idleMs: number): Promise<{ id: string }[]> {
-  return db
-    .selectFrom("session")
-    .select("id")
-    .where("state", "<>", "ended")
-    .where("desired", "<>", "erase")
-    .where("host", "=", host)
-    .where((e) =>
-      e.or([
-        e("state", "not in", ["running", "dormant"]),
-        e("desired", "=", "end"),
-        e.and([e("state", "=", "dormant"), e.or([e("box", "is not", null), e("desired", "=", "run")])]),
-        e.and([e("state", "=", "running"), e("desired", "=", "hibernate")]),
-        e.and([
-          e("state", "=", "running"),
-          e.or([
-            e.and([e("turn", "=", 0), e("pending_count", "=", 0), e("queued_prompts", "=", 0)]),
-            e.and([e("turn", ">", 0), e("pending_count", ">", 0)]),
-          ]),
-          e("active_at", "<", sql<Date>`clock_timestamp() - make_interval(secs => ${idleMs / 1000})`),
+  return (
+    db
+      .selectFrom("session")
+      .select("id")
+      .where("state", "<>", "ended")
+      .where("desired", "<>", "erase")
+      .where("host", "=", host)
+      .where((e) => e.or([e("retry_at", "is", null), e("retry_at", "<", sql<Date>`clock_timestamp()`)]))
+      // Of who is parked only an end is due, and the sandbox of who sleeps.
+      .where((e) =>
+        e.or([
+          e("parked_at", "is", null),
+          e("desired", "=", "end"),
+          e.and([e("state", "=", "dormant"), e("desired", "=", "hibernate")]),
+          e("ends_at", "<", sql<Date>`clock_timestamp()`),
         ]),
-        e("lease_until", "<", sql<Date>`clock_timestamp()`),
-        e("ends_at", "<", sql<Date>`clock_timestamp()`),
-      ]),
-    )
-    .orderBy("id")
-    .execute();
+      )
+      .where((e) =>
+        e.or([
+          e("state", "not in", ["running", "dormant"]),
+          e("desired", "=", "end"),
+          e.and([e("state", "=", "dormant"), e.or([e("box", "is not", null), e("desired", "=", "run")])]),
+          e.and([e("state", "=", "running"), e("desired", "=", "hibernate")]),
+          e.and([
+            e("state", "=", "running"),
+            e.or([
+              e.and([e("turn", "=", 0), e("pending_count", "=", 0), e("queued_prompts", "=", 0)]),
+              e.and([e("turn", ">", 0), e("pending_count", ">", 0)]),
+            ]),
+            e("active_at", "<", sql<Date>`clock_timestamp() - make_interval(secs => ${idleMs / 1000})`),
+          ]),
+          e("lease_until", "<", sql<Date>`clock_timestamp()`),
+          e("ends_at", "<", sql<Date>`clock_timestamp()`),
+        ]),
+      )
+      .orderBy("id")
+      .execute()
+  );
 }
 
 /** The next `most` sessions to be erased: those that still do something, then the oldest. */
@@ -68,6 +80,31 @@ export async function listRunning(db: Kysely<Database>, host: string): Promise<{
     .orderBy("id")
     .$narrowType<{ box: NotNull }>()
     .execute();
+}
+
+/** What a step is counted for. Whoever has changed it meanwhile is not counted against. */
+type Tried = Pick<SessionRow, "id" | "failures" | "desired">;
+
+/** Writes down that a step failed, and when it is tried again; nothing when the session is parked, or no longer what it was. */
+export async function recordSetback(db: Kysely<Database>, tried: Tried, failures: number, pauseMs: number): Promise<void> {
+  await unchanged(db, tried)
+    .set({ failures, retry_at: sql<Date>`clock_timestamp() + make_interval(secs => ${pauseMs / 1000})` })
+    .execute();
+}
+
+/** Parks a session to which nobody can say why: its log cannot be written. */
+export async function parkSilently(db: Kysely<Database>, tried: Tried, failures: number): Promise<void> {
+  await unchanged(db, tried).set({ failures, retry_at: null, parked_at: sql<Date>`clock_timestamp()` }).execute();
+}
+
+/** What failed before counts no longer: a step has been taken. */
+export async function forgetSetbacks(db: Kysely<Database>, tried: Tried): Promise<void> {
+  await unchanged(db, tried).set({ failures: 0, retry_at: null }).execute();
+}
+
+function unchanged(db: Kysely<Database>, { id, failures, desired }: Tried) {
+  const same = db.updateTable("session").where("id", "=", id).where("failures", "=", failures).where("desired", "=", desired);
+  return same.where("parked_at", "is", null);
 }
 
 /** The database's clock, milliseconds since 1970. */

@@ -14,6 +14,16 @@ export function launched(session: Pick<Row, "epoch">, now: Date, startupTimeoutM
   };
 }
 
+/** Its sandbox could not be started, and none is left over: it is where it was before. */
+export function unlaunched(now: Date) {
+  return { state: "requested" as const, state_since: now, attach_hash: null, phantom_hash: null, lease_until: null };
+}
+
+/** Its steps failed too often. */
+export function parked(failures: number, now: Date) {
+  return { failures, retry_at: null, parked_at: now };
+}
+
 /**
  * A runner has its lease; it numbers its events from 1. Where files are to be brought back first the session does not run yet.
  * @param maxSessionMs the platform's maximum of running time, which begins with the first start.
@@ -99,9 +109,9 @@ export function dormant(
   };
 }
 
-/** Could not be brought back: waits for the next prompt, unless it is to end. */
-export function notRestored({ desired }: Pick<Row, "desired">) {
-  return { desired: desired === "end" ? desired : ("hibernate" as const) };
+/** Could not be brought back: parked, unless it is to end. */
+export function notRestored({ desired }: Pick<Row, "desired">, now: Date) {
+  return desired === "end" ? { desired } : { desired: "hibernate" as const, parked_at: now };
 }
 
 /** A new sandbox is wanted, which is given the snapshot before anything else. */

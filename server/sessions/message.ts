@@ -3,8 +3,9 @@ import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { EndReason, PermissionMode, type Session, SessionSchema } from "../../gen/carrel/v1/session_pb.ts";
 import { pinnedSettings } from "../journal/pinned.ts";
 import { openText } from "../journal/seal.ts";
-import { type EndReasonWord, endReasons, type PermissionModeWord, permissionModes, viewOf } from "../journal/session-view.ts";
+import { type EndReasonWord, endReasons, type PermissionModeWord, permissionModes, startPhases, viewOf } from "../journal/session-view.ts";
 import type { ProfileSettings } from "../journal/settings.ts";
+import { timedPhases } from "../journal/start-phases.ts";
 import { usageMessage } from "../journal/turns.ts";
 import type { UserVault } from "../vault/user-vault.ts";
 import type { ShownSession } from "./store.ts";
@@ -56,6 +57,7 @@ export function sessionMessage(row: ShownSession, vault: UserVault, place: Place
     mcpServers: shown.mcpServers,
     allowedHosts: row.allowed_hosts,
     forkedFromSessionId: row.forked_from ?? "",
+    startPhases: timedPhases(row.start_marks).map(({ phase, durationMs }) => ({ phase: startPhases[phase], durationMs })),
     forkedAtSeq: row.forked_at_seq ?? 0,
     ...(row.snapshot_at ? { snapshotAt: timestampFromDate(row.snapshot_at) } : {}),
   });

@@ -106,6 +106,8 @@ const shownColumns = [
   "one_shot",
   "ttl_seconds",
   "restoring",
+  "parked_at",
+  "start_marks",
   "snapshot_at",
   "forked_from",
   "forked_at_seq",

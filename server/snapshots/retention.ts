@@ -10,7 +10,7 @@ export type RetentionDeps = {
   retentionMs: number;
   /** Whether no other installation keeps archives in the same store. */
   isOurs: boolean;
-  /** Ends a session, if it is still dormant and unused. */
+  /** Ends a session, if nobody has asked for it meanwhile. */
   end(sessionId: string, why: string): Promise<void>;
 };
 

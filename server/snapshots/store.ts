@@ -45,14 +45,19 @@ export async function isNamed(db: Kysely<Database>, archive: string): Promise<bo
   return (await db.selectFrom("snapshot").select("generation").where("archive", "=", archive).executeTakeFirst()) !== undefined;
 }
 
-/** Dormant sessions that were put away longer ago than `ageMs`. */
+/** Sessions that were put away, or parked, longer ago than `ageMs`. */
 export async function listUnused(db: Kysely<Database>, ageMs: number): Promise<{ id: string }[]> {
   return db
     .selectFrom("session")
     .select("id")
-    .where("state", "=", "dormant")
-    .where("desired", "=", "hibernate")
-    .where("state_since", "<", ago(ageMs))
+    .where("state", "<>", "ended")
+    .where("desired", "in", ["run", "hibernate"])
+    .where((e) =>
+      e.or([
+        e.and([e("state", "=", "dormant"), e("desired", "=", "hibernate"), e("state_since", "<", ago(ageMs))]),
+        e("parked_at", "<", ago(ageMs)),
+      ]),
+    )
     .orderBy("id")
     .execute();
 }

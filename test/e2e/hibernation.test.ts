@@ -203,11 +203,16 @@ test("a snapshot that was altered is never unpacked: the session says so, stays 
   await watcher!.untilKind("system", ({ subtype }) => subtype === "resume_failed", 30_000);
   await untilDetail(sessionId, SessionDetail.DORMANT);
   await expect.poll(async () => (await rowOf(sessionId)).box, { timeout: 10_000 }).toBeNull();
+  const { session: parked } = await person.sessions.getSession({ sessionId });
+  expect([parked?.needsAttention, parked?.queuedPrompts]).toEqual([true, 1]);
+  expect(parked?.errorMessage).toMatch(/^the session could not be brought back: .+\nNothing of it is lost\./s);
   writeFileSync(path, whole);
   await person.sessions.resumeSession({ sessionId });
   await watcher!.untilKind("result", () => true, 30_000, watcher!.events.length);
   expect(JSON.stringify(ofKind(watcher!.events, "assistant").at(-1))).toContain("Back.");
   expect(noticesOf()).toContain("resuming_sdk_session");
+  const { session: back } = await person.sessions.getSession({ sessionId });
+  expect([back?.needsAttention, back?.errorMessage]).toEqual([false, ""]);
 });
 
 function resultOf(said: string): string {

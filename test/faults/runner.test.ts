@@ -248,6 +248,8 @@ test("a session whose runner never attaches ends with startup_timeout, and its p
   for (let times = 0; times < 5; times += 1) await signalFamily(root!, "SIGSTOP");
   await watcher.ended(15_000);
   expect(ofKind(watcher.events, "sessionEnd")[0]?.reason).toBe(EndReason.STARTUP_TIMEOUT);
+  const { session } = await person.sessions.getSession({ sessionId });
+  expect(session?.errorMessage).toMatch(/^the agent did not start in time \(phase of its start: (sandbox|runner)\)/);
   expect(isRunning(root!)).toBe(false);
   await checkLog(installation.database.db, person, sessionId);
 });

@@ -25,6 +25,7 @@ const faults = [
     "an archive is altered while it is written",
     "a snapshot cannot be read",
     "a sandbox cannot be started",
+    "a sandbox cannot be ended",
     "a runner never attaches",
     "the provider fails",
   ],
@@ -45,7 +46,7 @@ describe("sessions under faults", () => {
       ...faults.map((fault) => `fault: ${fault}`),
       ...["spool heard", "change without the lock", "watcher was handed events", "stranded archive removed"],
       ...["a session that waits is put away", "an approval is answered while its session is away", "nobody answered in time"],
-      ...["a carried answer is applied", "a carried refusal is applied"],
+      ...["a carried answer is applied", "a carried refusal is applied", "a session is parked"],
     ];
     const { reached } = seed === 1 ? simulated : simulate({ seed: 1, steps });
     expect(wanted.filter((what) => !reached.has(what))).toEqual([]);

@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file carrel/v1/session.proto.
  */
 export const file_carrel_v1_session: GenFile = /*@__PURE__*/
-  fileDesc("ChdjYXJyZWwvdjEvc2Vzc2lvbi5wcm90bxIJY2FycmVsLnYxInoKBVVzYWdlEhQKDGlucHV0X3Rva2VucxgBIAEoBRIVCg1vdXRwdXRfdG9rZW5zGAIgASgFEiMKG2NhY2hlX2NyZWF0aW9uX2lucHV0X3Rva2VucxgDIAEoBRIfChdjYWNoZV9yZWFkX2lucHV0X3Rva2VucxgEIAEoBSL2CQoHU2Vzc2lvbhIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEigKBnN0YXR1cxgDIAEoDjIYLmNhcnJlbC52MS5TZXNzaW9uU3RhdHVzEigKCnVzZXJfc3RhdGUYBCABKA4yFC5jYXJyZWwudjEuVXNlclN0YXRlEhcKD25lZWRzX2F0dGVudGlvbhgFIAEoCBIoCgZkZXRhaWwYBiABKA4yGC5jYXJyZWwudjEuU2Vzc2lvbkRldGFpbBIuCgpjcmVhdGVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdGFydGVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCg10ZXJtaW5hdGVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIoCgplbmRfcmVhc29uGAogASgOMhQuY2FycmVsLnYxLkVuZFJlYXNvbhIWCglleGl0X2NvZGUYCyABKAVIAIgBARIVCg1lcnJvcl9tZXNzYWdlGAwgASgJEg4KBnJlZ2lvbhgNIAEoCRINCgVtb2RlbBgOIAEoCRIyCg9wZXJtaXNzaW9uX21vZGUYDyABKA4yGS5jYXJyZWwudjEuUGVybWlzc2lvbk1vZGUSFQoNYWxsb3dlZF90b29scxgQIAMoCRIUCgxkZW5pZWRfdG9vbHMYESADKAkSFgoOaW5pdGlhbF9wcm9tcHQYEiABKAkSHwoFdXNhZ2UYEyABKAsyEC5jYXJyZWwudjEuVXNhZ2USEAoIY29zdF91c2QYFCABKAESEQoJbnVtX3R1cm5zGBUgASgFEhUKDXBlbmRpbmdfY291bnQYFiABKAUSFgoOcXVldWVkX3Byb21wdHMYFyABKAUSEAoIbGFzdF9zZXEYGCABKAUSDAoEZGVtbxgZIAEoCBISCgpwcm9maWxlX2lkGBogASgJEhYKCW1heF90dXJucxgbIAEoBUgBiAEBEhsKDm1heF9idWRnZXRfdXNkGBwgASgBSAKIAQESEAoIb25lX3Nob3QYHSABKAgSGAoLdHRsX3NlY29uZHMYHiABKAVIA4gBARI4CgtlbnZpcm9ubWVudBgfIAMoCzIjLmNhcnJlbC52MS5TZXNzaW9uLkVudmlyb25tZW50RW50cnkSNwoLbWNwX3NlcnZlcnMYICADKAsyIi5jYXJyZWwudjEuU2Vzc2lvbi5NY3BTZXJ2ZXJzRW50cnkSFQoNYWxsb3dlZF9ob3N0cxghIAMoCRIvCgtzbmFwc2hvdF9hdBgiIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHgoWZm9ya2VkX2Zyb21fc2Vzc2lvbl9pZBgjIAEoCRIVCg1mb3JrZWRfYXRfc2VxGCQgASgFGjIKEEVudmlyb25tZW50RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ARpHCg9NY3BTZXJ2ZXJzRW50cnkSCwoDa2V5GAEgASgJEiMKBXZhbHVlGAIgASgLMhQuY2FycmVsLnYxLk1jcFNlcnZlcjoCOAFCDAoKX2V4aXRfY29kZUIMCgpfbWF4X3R1cm5zQhEKD19tYXhfYnVkZ2V0X3VzZEIOCgxfdHRsX3NlY29uZHMqywEKDVNlc3Npb25TdGF0dXMSHgoaU0VTU0lPTl9TVEFUVVNfVU5TUEVDSUZJRUQQABI0ChdTRVNTSU9OX1NUQVRVU19TVEFSVElORxABGheatRgIc3RhcnRpbmeqtRgHcGVuZGluZxInChZTRVNTSU9OX1NUQVRVU19SVU5OSU5HEAIaC5q1GAdydW5uaW5nEjsKFFNFU1NJT05fU1RBVFVTX0VOREVEEAMaIZq1GAVlbmRlZKq1GAp0ZXJtaW5hdGVkqrUYBmZhaWxlZCqSAQoJVXNlclN0YXRlEhoKFlVTRVJfU1RBVEVfVU5TUEVDSUZJRUQQABIjChJVU0VSX1NUQVRFX1JVTk5JTkcQARoLmrUYB3J1bm5pbmcSIwoSVVNFUl9TVEFURV9XQUlUSU5HEAIaC5q1GAd3YWl0aW5nEh8KEFVTRVJfU1RBVEVfRU5ERUQQAxoJmrUYBWVuZGVkKtwCCg1TZXNzaW9uRGV0YWlsEh4KGlNFU1NJT05fREVUQUlMX1VOU1BFQ0lGSUVEEAASMQobU0VTU0lPTl9ERVRBSUxfUFJPVklTSU9OSU5HEAEaEJq1GAxwcm92aXNpb25pbmcSJwoWU0VTU0lPTl9ERVRBSUxfV09SS0lORxACGguatRgHd29ya2luZxItChlTRVNTSU9OX0RFVEFJTF9SRUNPVkVSSU5HEAMaDpq1GApyZWNvdmVyaW5nEiEKE1NFU1NJT05fREVUQUlMX0lETEUQBBoImrUYBGlkbGUSJwoWU0VTU0lPTl9ERVRBSUxfQkxPQ0tFRBAFGguatRgHYmxvY2tlZBIrChhTRVNTSU9OX0RFVEFJTF9SRVNUT1JJTkcQBhoNmrUYCXJlc3RvcmluZxInChZTRVNTSU9OX0RFVEFJTF9ET1JNQU5UEAcaC5q1GAdkb3JtYW50KrsDCglFbmRSZWFzb24SGgoWRU5EX1JFQVNPTl9VTlNQRUNJRklFRBAAEicKFEVORF9SRUFTT05fQ09NUExFVEVEEAEaDZq1GAljb21wbGV0ZWQSIQoRRU5EX1JFQVNPTl9GQUlMRUQQAhoKmrUYBmZhaWxlZBIvChhFTkRfUkVBU09OX0pPQl9DT01QTEVURUQQAxoRmrUYDWpvYl9jb21wbGV0ZWQSMQoZRU5EX1JFQVNPTl9VU0VSX1JFUVVFU1RFRBAEGhKatRgOdXNlcl9yZXF1ZXN0ZWQSNwocRU5EX1JFQVNPTl9PUkdfQVBJX1JFUVVFU1RFRBAFGhWatRgRb3JnX2FwaV9yZXF1ZXN0ZWQSPwogRU5EX1JFQVNPTl9NQVhfRFVSQVRJT05fRVhDRUVERUQQBhoZmrUYFW1heF9kdXJhdGlvbl9leGNlZWRlZBIzChpFTkRfUkVBU09OX1NUQVJUVVBfVElNRU9VVBAHGhOatRgPc3RhcnR1cF90aW1lb3V0EjMKGkVORF9SRUFTT05fSEVBUlRCRUFUX1NUQUxFEAgaE5q1GA9oZWFydGJlYXRfc3RhbGUqxwEKDlBlcm1pc3Npb25Nb2RlEh8KG1BFUk1JU1NJT05fTU9ERV9VTlNQRUNJRklFRBAAEjEKHFBFUk1JU1NJT05fTU9ERV9BQ0NFUFRfRURJVFMQARoPmrUYC2FjY2VwdEVkaXRzEiIKFFBFUk1JU1NJT05fTU9ERV9QTEFOEAIaCJq1GARwbGFuEj0KIlBFUk1JU1NJT05fTU9ERV9CWVBBU1NfUEVSTUlTU0lPTlMQAxoVmrUYEWJ5cGFzc1Blcm1pc3Npb25zYgZwcm90bzM", [file_carrel_v1_mcp_server, file_carrel_v1_options, file_google_protobuf_timestamp]);
+  fileDesc("ChdjYXJyZWwvdjEvc2Vzc2lvbi5wcm90bxIJY2FycmVsLnYxInoKBVVzYWdlEhQKDGlucHV0X3Rva2VucxgBIAEoBRIVCg1vdXRwdXRfdG9rZW5zGAIgASgFEiMKG2NhY2hlX2NyZWF0aW9uX2lucHV0X3Rva2VucxgDIAEoBRIfChdjYWNoZV9yZWFkX2lucHV0X3Rva2VucxgEIAEoBSJHCgpUaW1lZFBoYXNlEiQKBXBoYXNlGAEgASgOMhUuY2FycmVsLnYxLlN0YXJ0UGhhc2USEwoLZHVyYXRpb25fbXMYAiABKAUiowoKB1Nlc3Npb24SCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRIoCgZzdGF0dXMYAyABKA4yGC5jYXJyZWwudjEuU2Vzc2lvblN0YXR1cxIoCgp1c2VyX3N0YXRlGAQgASgOMhQuY2FycmVsLnYxLlVzZXJTdGF0ZRIXCg9uZWVkc19hdHRlbnRpb24YBSABKAgSKAoGZGV0YWlsGAYgASgOMhguY2FycmVsLnYxLlNlc3Npb25EZXRhaWwSLgoKY3JlYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNdGVybWluYXRlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKAoKZW5kX3JlYXNvbhgKIAEoDjIULmNhcnJlbC52MS5FbmRSZWFzb24SFgoJZXhpdF9jb2RlGAsgASgFSACIAQESFQoNZXJyb3JfbWVzc2FnZRgMIAEoCRIOCgZyZWdpb24YDSABKAkSDQoFbW9kZWwYDiABKAkSMgoPcGVybWlzc2lvbl9tb2RlGA8gASgOMhkuY2FycmVsLnYxLlBlcm1pc3Npb25Nb2RlEhUKDWFsbG93ZWRfdG9vbHMYECADKAkSFAoMZGVuaWVkX3Rvb2xzGBEgAygJEhYKDmluaXRpYWxfcHJvbXB0GBIgASgJEh8KBXVzYWdlGBMgASgLMhAuY2FycmVsLnYxLlVzYWdlEhAKCGNvc3RfdXNkGBQgASgBEhEKCW51bV90dXJucxgVIAEoBRIVCg1wZW5kaW5nX2NvdW50GBYgASgFEhYKDnF1ZXVlZF9wcm9tcHRzGBcgASgFEhAKCGxhc3Rfc2VxGBggASgFEgwKBGRlbW8YGSABKAgSEgoKcHJvZmlsZV9pZBgaIAEoCRIWCgltYXhfdHVybnMYGyABKAVIAYgBARIbCg5tYXhfYnVkZ2V0X3VzZBgcIAEoAUgCiAEBEhAKCG9uZV9zaG90GB0gASgIEhgKC3R0bF9zZWNvbmRzGB4gASgFSAOIAQESOAoLZW52aXJvbm1lbnQYHyADKAsyIy5jYXJyZWwudjEuU2Vzc2lvbi5FbnZpcm9ubWVudEVudHJ5EjcKC21jcF9zZXJ2ZXJzGCAgAygLMiIuY2FycmVsLnYxLlNlc3Npb24uTWNwU2VydmVyc0VudHJ5EhUKDWFsbG93ZWRfaG9zdHMYISADKAkSLwoLc25hcHNob3RfYXQYIiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEh4KFmZvcmtlZF9mcm9tX3Nlc3Npb25faWQYIyABKAkSFQoNZm9ya2VkX2F0X3NlcRgkIAEoBRIrCgxzdGFydF9waGFzZXMYJSADKAsyFS5jYXJyZWwudjEuVGltZWRQaGFzZRoyChBFbnZpcm9ubWVudEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaRwoPTWNwU2VydmVyc0VudHJ5EgsKA2tleRgBIAEoCRIjCgV2YWx1ZRgCIAEoCzIULmNhcnJlbC52MS5NY3BTZXJ2ZXI6AjgBQgwKCl9leGl0X2NvZGVCDAoKX21heF90dXJuc0IRCg9fbWF4X2J1ZGdldF91c2RCDgoMX3R0bF9zZWNvbmRzKssBCg1TZXNzaW9uU3RhdHVzEh4KGlNFU1NJT05fU1RBVFVTX1VOU1BFQ0lGSUVEEAASNAoXU0VTU0lPTl9TVEFUVVNfU1RBUlRJTkcQARoXmrUYCHN0YXJ0aW5nqrUYB3BlbmRpbmcSJwoWU0VTU0lPTl9TVEFUVVNfUlVOTklORxACGguatRgHcnVubmluZxI7ChRTRVNTSU9OX1NUQVRVU19FTkRFRBADGiGatRgFZW5kZWSqtRgKdGVybWluYXRlZKq1GAZmYWlsZWQqkgEKCVVzZXJTdGF0ZRIaChZVU0VSX1NUQVRFX1VOU1BFQ0lGSUVEEAASIwoSVVNFUl9TVEFURV9SVU5OSU5HEAEaC5q1GAdydW5uaW5nEiMKElVTRVJfU1RBVEVfV0FJVElORxACGguatRgHd2FpdGluZxIfChBVU0VSX1NUQVRFX0VOREVEEAMaCZq1GAVlbmRlZCrcAgoNU2Vzc2lvbkRldGFpbBIeChpTRVNTSU9OX0RFVEFJTF9VTlNQRUNJRklFRBAAEjEKG1NFU1NJT05fREVUQUlMX1BST1ZJU0lPTklORxABGhCatRgMcHJvdmlzaW9uaW5nEicKFlNFU1NJT05fREVUQUlMX1dPUktJTkcQAhoLmrUYB3dvcmtpbmcSLQoZU0VTU0lPTl9ERVRBSUxfUkVDT1ZFUklORxADGg6atRgKcmVjb3ZlcmluZxIhChNTRVNTSU9OX0RFVEFJTF9JRExFEAQaCJq1GARpZGxlEicKFlNFU1NJT05fREVUQUlMX0JMT0NLRUQQBRoLmrUYB2Jsb2NrZWQSKwoYU0VTU0lPTl9ERVRBSUxfUkVTVE9SSU5HEAYaDZq1GAlyZXN0b3JpbmcSJwoWU0VTU0lPTl9ERVRBSUxfRE9STUFOVBAHGguatRgHZG9ybWFudCq7AwoJRW5kUmVhc29uEhoKFkVORF9SRUFTT05fVU5TUEVDSUZJRUQQABInChRFTkRfUkVBU09OX0NPTVBMRVRFRBABGg2atRgJY29tcGxldGVkEiEKEUVORF9SRUFTT05fRkFJTEVEEAIaCpq1GAZmYWlsZWQSLwoYRU5EX1JFQVNPTl9KT0JfQ09NUExFVEVEEAMaEZq1GA1qb2JfY29tcGxldGVkEjEKGUVORF9SRUFTT05fVVNFUl9SRVFVRVNURUQQBBoSmrUYDnVzZXJfcmVxdWVzdGVkEjcKHEVORF9SRUFTT05fT1JHX0FQSV9SRVFVRVNURUQQBRoVmrUYEW9yZ19hcGlfcmVxdWVzdGVkEj8KIEVORF9SRUFTT05fTUFYX0RVUkFUSU9OX0VYQ0VFREVEEAYaGZq1GBVtYXhfZHVyYXRpb25fZXhjZWVkZWQSMwoaRU5EX1JFQVNPTl9TVEFSVFVQX1RJTUVPVVQQBxoTmrUYD3N0YXJ0dXBfdGltZW91dBIzChpFTkRfUkVBU09OX0hFQVJUQkVBVF9TVEFMRRAIGhOatRgPaGVhcnRiZWF0X3N0YWxlKscBCg5QZXJtaXNzaW9uTW9kZRIfChtQRVJNSVNTSU9OX01PREVfVU5TUEVDSUZJRUQQABIxChxQRVJNSVNTSU9OX01PREVfQUNDRVBUX0VESVRTEAEaD5q1GAthY2NlcHRFZGl0cxIiChRQRVJNSVNTSU9OX01PREVfUExBThACGgiatRgEcGxhbhI9CiJQRVJNSVNTSU9OX01PREVfQllQQVNTX1BFUk1JU1NJT05TEAMaFZq1GBFieXBhc3NQZXJtaXNzaW9ucyq7AQoKU3RhcnRQaGFzZRIbChdTVEFSVF9QSEFTRV9VTlNQRUNJRklFRBAAEiQKE1NUQVJUX1BIQVNFX1NBTkRCT1gQARoLmrUYB3NhbmRib3gSIgoSU1RBUlRfUEhBU0VfUlVOTkVSEAIaCpq1GAZydW5uZXISJAoTU1RBUlRfUEhBU0VfUkVTVE9SRRADGguatRgHcmVzdG9yZRIgChFTVEFSVF9QSEFTRV9BR0VOVBAEGgmatRgFYWdlbnRiBnByb3RvMw", [file_carrel_v1_mcp_server, file_carrel_v1_options, file_google_protobuf_timestamp]);
 
 /**
  * Usage is a token tally as the provider reports it.
@@ -60,6 +60,34 @@ export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
   messageDesc(file_carrel_v1_session, 0);
 
 /**
+ * A TimedPhase is a StartPhase that is over.
+ *
+ * @generated from message carrel.v1.TimedPhase
+ */
+export type TimedPhase = Message<"carrel.v1.TimedPhase"> & {
+  /**
+   * The phase.
+   *
+   * @generated from field: carrel.v1.StartPhase phase = 1;
+   */
+  phase: StartPhase;
+
+  /**
+   * How long it took, in milliseconds; 0 where it was over before its turn.
+   *
+   * @generated from field: int32 duration_ms = 2;
+   */
+  durationMs: number;
+};
+
+/**
+ * Describes the message carrel.v1.TimedPhase.
+ * Use `create(TimedPhaseSchema)` to create a new message.
+ */
+export const TimedPhaseSchema: GenMessage<TimedPhase> = /*@__PURE__*/
+  messageDesc(file_carrel_v1_session, 1);
+
+/**
  * A Session is one durable conversation with one agent, owned by one person.
  *
  * @generated from message carrel.v1.Session
@@ -94,7 +122,8 @@ export type Session = Message<"carrel.v1.Session"> & {
   userState: UserState;
 
   /**
-   * True while an approval or question waits for a person; derived.
+   * True while it waits for a person: for the answer to an approval or a
+   * question, or, parked, for anybody to ask for it again; derived.
    *
    * @generated from field: bool needs_attention = 5;
    */
@@ -143,7 +172,9 @@ export type Session = Message<"carrel.v1.Session"> & {
   exitCode?: number | undefined;
 
   /**
-   * What went wrong, in words; empty when nothing did.
+   * What went wrong, in words; empty when nothing did. Of a start that failed
+   * with its phase and the last lines of the sandbox's output, of a parked
+   * Session until somebody asks for it. At most 2,000 characters.
    *
    * @generated from field: string error_message = 12;
    */
@@ -317,6 +348,14 @@ export type Session = Message<"carrel.v1.Session"> & {
    * @generated from field: int32 forked_at_seq = 36;
    */
   forkedAtSeq: number;
+
+  /**
+   * The phases of its last start that are over, in order; empty before the
+   * first. One that is missing is under way, or was when the start failed.
+   *
+   * @generated from field: repeated carrel.v1.TimedPhase start_phases = 37;
+   */
+  startPhases: TimedPhase[];
 };
 
 /**
@@ -324,7 +363,7 @@ export type Session = Message<"carrel.v1.Session"> & {
  * Use `create(SessionSchema)` to create a new message.
  */
 export const SessionSchema: GenMessage<Session> = /*@__PURE__*/
-  messageDesc(file_carrel_v1_session, 1);
+  messageDesc(file_carrel_v1_session, 2);
 
 /**
  * SessionStatus is the product's API state.
@@ -340,7 +379,8 @@ export const SessionStatus = {
   UNSPECIFIED: 0,
 
   /**
-   * Being provisioned. Leads to RUNNING or ENDED by itself.
+   * Being provisioned. Leads to RUNNING or ENDED by itself, unless it is parked
+   * and needs attention.
    *
    * @generated from enum value: SESSION_STATUS_STARTING = 1;
    */
@@ -464,7 +504,8 @@ export const SessionDetail = {
   IDLE: 4,
 
   /**
-   * Waits for a person to answer an approval or a question.
+   * Waits for a person: to answer an approval or a question, or, parked, to
+   * ask for it again; then error_message says what failed too often.
    *
    * @generated from enum value: SESSION_DETAIL_BLOCKED = 5;
    */
@@ -628,4 +669,59 @@ export type PermissionMode = (typeof PermissionMode)[keyof typeof PermissionMode
  */
 export const PermissionModeSchema: GenEnum<PermissionMode> = /*@__PURE__*/
   enumDesc(file_carrel_v1_session, 4);
+
+/**
+ * StartPhase is a part of the start of a Session's sandbox, in this order.
+ *
+ * @generated from enum carrel.v1.StartPhase
+ */
+export const StartPhase = {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: START_PHASE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * The sandbox was made.
+   *
+   * @generated from enum value: START_PHASE_SANDBOX = 1;
+   */
+  SANDBOX: 1,
+
+  /**
+   * Its runner attached.
+   *
+   * @generated from enum value: START_PHASE_RUNNER = 2;
+   */
+  RUNNER: 2,
+
+  /**
+   * Files and conversation were brought back. Only where there were any.
+   *
+   * @generated from enum value: START_PHASE_RESTORE = 3;
+   */
+  RESTORE: 3,
+
+  /**
+   * The agent got ready to take prompts.
+   *
+   * @generated from enum value: START_PHASE_AGENT = 4;
+   */
+  AGENT: 4,
+} as const;
+
+/**
+ * StartPhase is a part of the start of a Session's sandbox, in this order.
+ *
+ * @generated from enum carrel.v1.StartPhase
+ */
+export type StartPhase = (typeof StartPhase)[keyof typeof StartPhase] | UnknownEnum;
+
+/**
+ * Describes the enum carrel.v1.StartPhase.
+ */
+export const StartPhaseSchema: GenEnum<StartPhase> = /*@__PURE__*/
+  enumDesc(file_carrel_v1_session, 5);
 

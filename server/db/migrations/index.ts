@@ -15,6 +15,8 @@ import * as hibernation from "./0007_hibernation.ts";
 import * as deregistration from "./0008_deregistration.ts";
 import * as carriedAnswers from "./0009_carried_answers.ts";
 import * as increments from "./0010_increments.ts";
+import * as parking from "./0011_parking.ts";
+import * as startMarks from "./0012_start_marks.ts";
 
 export const migrations: Record<string, Migration> = {
   "0001_foundation": foundation,
@@ -27,4 +29,6 @@ export const migrations: Record<string, Migration> = {
   "0008_deregistration": deregistration,
   "0009_carried_answers": carriedAnswers,
   "0010_increments": increments,
+  "0011_parking": parking,
+  "0012_start_marks": startMarks,
 };

@@ -21,7 +21,6 @@ function newMemory(now: number): Memory {
     followers: new Map(),
     busy: new Set(),
     again: new Set(),
-    failed: new Map(),
     putting: new Map(),
     bookings: new Map(),
     booking: new Set(),

@@ -28,7 +28,7 @@ export function finishRestore(world: World, one: Change): void {
 }
 
 export function failRestore(world: World, one: Change): void {
-  set(one, world.rules.notRestored(one.row));
+  set(one, world.rules.notRestored(one.row, one.now));
   putAway(world, one);
   append(one, "system", "resume_failed");
 }

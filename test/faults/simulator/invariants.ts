@@ -3,7 +3,7 @@ import { checkAsked } from "./asked.ts";
 import { broken, type Truth } from "./checker.ts";
 import { concurrentSessions } from "./sessions.ts";
 import type { Change, LoggedEvent, Row } from "./tables.ts";
-import type { World } from "./world.ts";
+import { stepTries, type World } from "./world.ts";
 
 /** Which states follow on which (docs/architecture.md); a session begins as requested. */
 export const edges: ReadonlySet<string> = new Set([
@@ -34,6 +34,7 @@ export function checkChange(world: World, before: Row, change: Change): void {
   if (row.queued_prompts !== tables.queue.length)
     broken("the row counts the queue", `${row.id}: ${row.queued_prompts} of ${tables.queue.length}`);
   checkPauses(change);
+  checkParked(before, change);
   checkAsked(world, truth, before, change);
   if (row.snapshot_generation !== before.snapshot_generation) checkSnapshot(world, before, change);
   if (before.state !== "dormant" && row.state === "dormant") checkPutAway(world, truth, before, change);
@@ -82,6 +83,15 @@ function checkSaid({ logged }: Truth, { epoch, runnerSeq, saidIn }: LoggedEvent,
   const last = logged.get(epoch) ?? 0;
   if (runnerSeq !== last + 1) broken("I2, I4 each event of a runner once and in order", `${row.id}: ${runnerSeq} after ${last}`);
   logged.set(epoch, runnerSeq!);
+}
+
+function checkParked(before: Row, { row, events }: Change): void {
+  if (row.parked_at !== null && row.desired === "end") broken("who is to end is not parked", row.id);
+  if (before.parked_at !== null && row.epoch !== before.epoch && row.desired !== "end") broken("who is parked is left alone", row.id);
+  if (before.parked_at !== null && row.parked_at !== null && events.some(({ kind }) => kind === "user"))
+    broken("a prompt is heard by who is parked", row.id);
+  const isPatient = row.desired === "end" || row.state === "dormant";
+  if (row.failures > stepTries && !isPatient) broken("who is not to end is not tried for ever", `${row.id}: ${row.failures}`);
 }
 
 function checkPauses({ row, tables }: Change): void {

@@ -28,7 +28,6 @@ export type Memory = {
   followers: Map<string, Set<Gate<void>>>;
   busy: Set<string>;
   again: Set<string>;
-  failed: Map<string, { times: number; notBefore: number }>;
   putting: Map<string, number>;
   /** Model requests that are not booked yet, and sessions for which one is being booked. */
   bookings: Map<string, number>;

@@ -1,16 +1,23 @@
 // A machine with sandboxes (server/runners/launcher.ts, server/sandbox): boxes of files, and what runs over them.
 import { runInSandbox } from "./runner.ts";
 import { createProcess, kill, Refusal, type Task } from "./scheduler.ts";
-import { act, type Box, emptySpool, latency, newNumber, type Sandbox, unavailable, type World } from "./world.ts";
+import { act, type Box, emptySpool, latency, newNumber, type Sandbox, type World } from "./world.ts";
 
 export type Start = { box: string; host: number; run: number; attachToken: number; phantomToken: number; session: string };
+
+/** No failure of the database. */
+export const machineFailed = "MACHINE_FAILED";
+
+function isBroken(world: World, host: number): boolean {
+  return (world.brokenUntil.get(host) ?? 0) > world.scheduler.now;
+}
 
 /** Starts a sandbox over the files of a box. */
 export function launch(world: World, start: Start): Task<number> {
   return act(world, () => {
-    if (world.random.chance(world.faults.start)) {
+    if (world.random.chance(world.faults.start) || isBroken(world, start.host)) {
       world.checker.reach("fault: a sandbox cannot be started");
-      throw new Refusal(unavailable);
+      throw new Refusal(machineFailed);
     }
     const box: Box = world.boxes.get(start.box) ?? { id: start.box, host: start.host, files: 0, spool: emptySpool(0), isRemoved: false };
     world.boxes.set(box.id, box);
@@ -43,6 +50,10 @@ export function destroy(world: World, id: number): Task {
   return act(world, () => {
     const sandbox = world.sandboxes.get(id);
     if (!sandbox) return;
+    if (isBroken(world, sandbox.box.host)) {
+      world.checker.reach("fault: a sandbox cannot be ended");
+      throw new Refusal(machineFailed);
+    }
     world.sandboxes.delete(id);
     if (!world.random.chance(world.faults.lingering)) return kill(sandbox.process);
     world.checker.reach("fault: an ended runner still speaks");

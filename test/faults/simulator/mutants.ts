@@ -101,12 +101,20 @@ const lives: Record<string, Rules> = {
   "a session whose lease has passed is not recovered": replaced({ nextStep: instead("recover", "wait") }),
   "the sandbox of a dormant session is left": replaced({ nextStep: instead("clear", "wait") }),
   "an end that was asked for is not forced": replaced({ nextStep: instead("force_end", "wait") }),
+  "a parked session is not woken by a prompt": replaced({ isWokenByPrompt: (row) => !rules.isParked(row) && rules.isWokenByPrompt(row) }),
+  "a parked session that waits for people is not woken by a prompt": replaced({ isWokenByPrompt: (row) => !rules.waitsForPeople(row) }),
+  "who is asked for stays parked": replaced({ wakened: (row, now) => rules.wakened({ ...row, parked_at: null }, now) }),
+  "an end that fails too often is parked": replaced({ setback: parkWhatever, nextStep: whenNotParked }),
+  "who is parked is tried on and on": replaced({ nextStep: (observed, ms) => rules.nextStep({ ...observed, parked: false }, ms) }),
+  "a step that failed is never given up": replaced({ setback: (...given) => ({ ...rules.setback(...given), parks: false }) }),
   "a lifetime does not end": replaced({ nextStep: instead("expire", "wait") }),
-  "the last reason to end wins": replaced({ wishToEnd: (_row, reason) => ({ desired: "end", end_reason: reason }) }),
+  "the last reason to end wins": replaced({ wishToEnd: (_row, reason) => rules.wishToEnd({ desired: "run" }, reason) }),
   "an end that is wanted is forgotten when a session stays awake": replaced({
     keptAwake: (_row, now) => rules.keptAwake({ desired: "run" }, now),
   }),
-  "an end that is wanted is forgotten when a session is not restored": replaced({ notRestored: () => ({ desired: "hibernate" }) }),
+  "an end that is wanted is forgotten when a session is not restored": replaced({
+    notRestored: (_row, now) => rules.notRestored({ desired: "run" }, now),
+  }),
   "deadlines are compared with the server's clock": without("useDatabaseClock"),
   "sessions are counted before the lock": without("countUnderLock"),
 };
@@ -154,6 +162,15 @@ function instead(step: ReturnType<Rules["nextStep"]>, other: ReturnType<Rules["n
     const next = rules.nextStep(observed, deadlines);
     return next === step ? other : next;
   };
+}
+
+function parkWhatever(...[row, step, tries, random]: Parameters<Rules["setback"]>): ReturnType<Rules["setback"]> {
+  const made = rules.setback(row, step, tries, random);
+  return { ...made, parks: made.failures >= tries };
+}
+
+function whenNotParked(...[observed, deadlines]: Parameters<Rules["nextStep"]>): ReturnType<Rules["nextStep"]> {
+  return observed.parked ? "wait" : rules.nextStep(observed, deadlines);
 }
 
 function withoutNews(news: "agent_replaced" | "interrupted"): Rules["followCalls"] {

@@ -14,6 +14,7 @@ const attacks: readonly ((world: World) => void)[] = [
   stopRunner,
   restartPostgres,
   loseArchive,
+  breakMachine,
 ];
 
 export function startNemesis(world: World, untilMs: number): void {
@@ -31,6 +32,7 @@ export function startNemesis(world: World, untilMs: number): void {
 
 export function stopNemesis(world: World): void {
   world.faults = noFaults;
+  world.brokenUntil.clear();
   // Whoever was stopped goes on; but a runner that hangs is nobody's to wake.
   for (const { process } of world.controlPlanes) process.stoppedUntil = Math.min(process.stoppedUntil, world.scheduler.now);
 }
@@ -63,6 +65,12 @@ function stopRunner(world: World): void {
 
 function stop(world: World, process: Process, milliseconds: number): void {
   process.stoppedUntil = Math.max(process.stoppedUntil, world.scheduler.now + milliseconds);
+}
+
+/** Long enough that sessions are parked. */
+function breakMachine(world: World): void {
+  const { host } = world.random.pick(world.controlPlanes);
+  world.brokenUntil.set(host, world.scheduler.now + world.random.between(500, 12_000));
 }
 
 function restartPostgres(world: World): void {

@@ -151,6 +151,9 @@ function* answerAll(world: World, person: Person): Task {
   for (;;) {
     yield sleep(world, person.isBusy ? random.between(300, random.chance(0.3) ? 9_000 : 1_500) : 400);
     for (const [session, { row, pauses }] of world.store.sessions) {
+      // What could not be brought back may be gone.
+      if (row.owner === person.name && row.parked_at !== null && row.state !== "dormant" && !person.isBusy)
+        yield* attempt(world, (plane) => sessions.resumeSession(world, plane, session));
       if (row.owner !== person.name || row.pending_count === 0) continue;
       for (const pause of pauses.values()) {
         if (pause.outcome !== null) continue;

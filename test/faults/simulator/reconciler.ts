@@ -7,7 +7,7 @@ import { expirePauses, isUnanswered } from "./pauses.ts";
 import { Refusal, type Task } from "./scheduler.ts";
 import { append, command, type Row, set } from "./tables.ts";
 import { closePauses, forgetCommands, isOnlyWaiting, report, settleTurn } from "./turns.ts";
-import { newId, newNumber, readTables, sleep, times, type World } from "./world.ts";
+import { newId, newNumber, readTables, sleep, stepTries, times, unavailable, type World } from "./world.ts";
 
 type TakeStep = (world: World, plane: ControlPlane, seen: Row) => Task;
 /** Nobody leaves in this world, so nothing is ever erased. */
@@ -63,7 +63,9 @@ export function* lookAround(world: World, plane: ControlPlane): Task {
 
 /** What `listDue` of server/runners/store.ts asks the database. */
 function isDue({ rules, scheduler: { now } }: World, row: Row): boolean {
-  if (row.state === "ended") return false;
+  if (row.state === "ended" || (row.retry_at !== null && row.retry_at.getTime() > now)) return false;
+  const isOver = row.desired === "end" || (row.ends_at !== null && row.ends_at.getTime() < now);
+  if (rules.isParked(row) && !isOver && !(row.state === "dormant" && row.desired === "hibernate")) return false;
   if (row.state !== "running" && row.state !== "dormant") return true;
   if (row.desired === "end") return true;
   if (row.state === "dormant" && (row.box !== null || row.desired === "run")) return true;
@@ -85,24 +87,21 @@ function isNotOver({ state }: Row): void {
 /** One look at a time for each session; asked meanwhile, or after a step, it looks again. */
 export function poke(world: World, plane: ControlPlane, sessionId: string): void {
   const { process, memory } = plane;
-  if (!process.alive || (memory.failed.get(sessionId)?.notBefore ?? 0) > world.scheduler.now) return;
+  if (!process.alive) return;
   if (memory.busy.has(sessionId)) return void memory.again.add(sessionId);
   memory.busy.add(sessionId);
   world.scheduler.spawn(process, work(world, plane, sessionId));
 }
 
 function* work(world: World, plane: ControlPlane, sessionId: string): Task {
-  const { again, busy, failed } = plane.memory;
+  const { again, busy } = plane.memory;
   do {
     again.delete(sessionId);
     try {
       if (yield* look(world, plane, sessionId)) again.add(sessionId);
-      failed.delete(sessionId);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       if (error.reason === "MOVED") continue;
-      const times = (failed.get(sessionId)?.times ?? 0) + 1;
-      failed.set(sessionId, { times, notBefore: world.scheduler.now + Math.min(10_000, 250 * 2 ** times) });
       again.delete(sessionId);
     }
   } while (again.has(sessionId));
@@ -126,9 +125,38 @@ function* look(world: World, plane: ControlPlane, sessionId: string): Task<boole
     yield sleep(world, world.random.between(50, 2_500));
   }
   if (step === "erase") throw new Error("somebody left");
-  yield* steps[step](world, plane, seen);
+  try {
+    yield* steps[step](world, plane, seen);
+  } catch (error) {
+    if (!(error instanceof Refusal) || error.reason === "MOVED") throw error;
+    yield* setBack(world, plane, seen, step, error.reason);
+    return false;
+  }
+  if (seen.retry_at !== null) yield* countAgainst(world, plane, seen, { failures: 0, retry_at: null });
   return true;
 }
+
+/** What comes of a step that failed (server/runners/parking.ts). */
+function* setBack(world: World, plane: ControlPlane, seen: Row, step: Step, why: string): Task {
+  const until = (pauseMs: number) => new Date(world.scheduler.now + pauseMs);
+  if (why === unavailable) return yield* countAgainst(world, plane, seen, { retry_at: until(databasePauseMs) });
+  const { failures, pauseMs, parks } = world.rules.setback(seen, step, stepTries, world.random.next());
+  if (!parks) return yield* countAgainst(world, plane, seen, { failures, retry_at: until(pauseMs) });
+  world.checker.reach("a session is parked");
+  yield* countAgainst(world, plane, seen, world.rules.parked(failures, new Date(world.scheduler.now)));
+}
+
+/** Unless somebody has asked for the session meanwhile, or another server has parked it. */
+function* countAgainst(world: World, plane: ControlPlane, seen: Row, values: Partial<Row>): Task {
+  yield* change(world, plane, seen.id, present, (one) => {
+    const isSame = one.row.failures === seen.failures && one.row.desired === seen.desired && !world.rules.isParked(one.row);
+    if (!isSame) return;
+    set(one, values);
+    if (values.parked_at) append(one, "system", "parked");
+  });
+}
+
+const databasePauseMs = 500;
 
 function* start(world: World, plane: ControlPlane, seen: Row): Task {
   const { order } = world.rules;
@@ -148,7 +176,7 @@ function* start(world: World, plane: ControlPlane, seen: Row): Task {
     handle = yield* launch(world, orders);
   } catch (error) {
     yield* change(world, plane, seen.id, present, (one) => {
-      if (one.row.epoch === epoch && one.row.state === "starting") set(one, { lease_until: one.now });
+      if (one.row.epoch === epoch && one.row.state === "starting") set(one, world.rules.unlaunched(one.now));
     });
     throw error;
   }

@@ -2,7 +2,7 @@
 import { type ControlPlane, change, present } from "./journal.ts";
 import { deleteBlob, isNamedBy } from "./object-store.ts";
 import { Refusal, type Task } from "./scheduler.ts";
-import { set } from "./tables.ts";
+import { type Row, set } from "./tables.ts";
 import { act, readTables, sleep, times, transaction, type World } from "./world.ts";
 
 export function* enforceRetention(world: World, plane: ControlPlane): Task {
@@ -20,8 +20,7 @@ export function* enforceRetention(world: World, plane: ControlPlane): Task {
 }
 
 function* endUnused(world: World, plane: ControlPlane): Task {
-  const isUnused = (row: { state: string; desired: string; state_since: Date }) =>
-    row.state === "dormant" && row.desired === "hibernate" && row.state_since.getTime() < world.scheduler.now - times.retentionMs;
+  const isUnused = (row: Row) => world.rules.isForgotten(row, new Date(world.scheduler.now), times.retentionMs);
   for (const id of (yield readTables(world, isUnused)) as string[]) {
     yield* change(world, plane, id, present, (one) => {
       if (!isUnused(one.row)) return;

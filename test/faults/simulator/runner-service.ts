@@ -39,7 +39,7 @@ export function* attach(world: World, plane: ControlPlane, attachToken: number):
     if (row.attach_hash !== attachToken || !rules.awaitsRunner(row)) throw new Refusal(fenced);
   };
   return yield* change(world, plane, found, guard, (one) => {
-    set(one, { ...rules.attached(one.row, one.now, times), lease_hash: token });
+    set(one, { ...rules.attached(one.row, one.now, times), ...rules.unparked(one.row), lease_hash: token });
     const { restoring, snapshot_generation, epoch, sdk_session_id: conversation } = one.row;
     const isToBeRestored = rules.isToBeRestored({ restoring, snapshot_generation });
     if (!isToBeRestored) startNextTurn(rules, one);
@@ -59,7 +59,8 @@ export function* reportEvents(world: World, plane: ControlPlane, lease: Lease, b
         forgetCommands(world.rules, one, batch.ackedCommandId);
         set(one, { acked_command_id: batch.ackedCommandId });
       }
-      set(one, { lease_until: new Date(one.now.getTime() + times.staleMs) });
+      const again = world.rules.isFoundAgain(one.row, one.now) ? world.rules.unparked(one.row) : undefined;
+      set(one, { lease_until: new Date(one.now.getTime() + times.staleMs), ...again });
       return one.row.last_runner_seq;
     });
   const last = world.rules.order.acknowledgeAfterCommit ? yield* commit() : acknowledgeEarly(world, plane, batch, commit());

@@ -68,7 +68,8 @@ export function* runInSandbox(world: World, sandbox: Sandbox, start: Start): Tas
 
 function newRunner(world: World, sandbox: Sandbox, start: Start, lease: service.Attached): Runner {
   const spool = emptySpool(lease.epoch);
-  sandbox.box.spool = spool;
+  // Of one that has ended only what it had sent still arrives; it writes no files.
+  if (!sandbox.isLingering) sandbox.box.spool = spool;
   return {
     world,
     sandbox,

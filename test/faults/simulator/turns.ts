@@ -14,7 +14,7 @@ export function acceptPrompt(rules: Rules, change: Change, requestId: string): A
   const queued = rules.placeOfPrompt(change.row).position > 0;
   const seq = append(change, "user", requestId);
   const isPutAway = change.row.state === "dormant";
-  if ((rules.order.wakeOnPrompt || !isPutAway) && !rules.waitsForPeople(change.row)) wake(rules, change);
+  if ((rules.order.wakeOnPrompt || !isPutAway) && rules.isWokenByPrompt(change.row)) wake(rules, change);
   if (rules.placeOfPrompt(change.row).starts) startTurn(rules, change, seq);
   else {
     change.also.push(() => change.tables.queue.push(seq));

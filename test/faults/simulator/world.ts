@@ -40,6 +40,9 @@ export const times = {
   callTimeoutMs: 2_500,
 };
 
+/** Failures in a row of which a session is parked. */
+export const stepTries = 3;
+
 export type SpooledEvent = { kind: EventKind; about: string; saidIn: number };
 export type Sandbox = {
   id: number;
@@ -79,6 +82,8 @@ export type World = {
   readonly sandboxes: Map<number, Sandbox>;
   readonly blobs: Map<string, Blob>;
   readonly controlPlanes: ControlPlane[];
+  /** By host, until when its machine neither starts nor ends a sandbox. */
+  readonly brokenUntil: Map<number, number>;
   readonly checker: Checker;
   faults: Faults;
   /** Nothing fails in this schedule. */
@@ -107,6 +112,7 @@ export function createWorld(seed: number, rules: Rules, onChange?: OnChange): Wo
     sandboxes: new Map(),
     blobs: new Map(),
     controlPlanes: [],
+    brokenUntil: new Map(),
     checker: undefined as unknown as Checker,
     faults: noFaults,
     isCalm: true,

@@ -82,6 +82,13 @@ describe("chat with nobody at the terminal", () => {
     expect(exitCode).toBe(1);
   });
 
+  test("a session that is parked before the answer is a failure, and nothing more of the script is said to it", async () => {
+    const { url } = await server();
+    const { stdout, stderr, exitCode } = await run({ url, args: ["chat", "park"], stdin: "hello\n" });
+    expect(stdout).toBe("user: park\nsystem[parked]: The session is parked: its sandbox could not be started.\n");
+    expect([exitCode, stderr.includes("which goes on")]).toEqual([1, true]);
+  });
+
   test("a session that ends before the answer is a failure", async () => {
     const { url, sessions } = await server();
     const chat = start({ url, args: ["chat", "wait"] });

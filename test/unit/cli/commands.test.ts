@@ -1,7 +1,9 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { create } from "@bufbuild/protobuf";
 import { afterEach, describe, expect, test } from "vitest";
+import { type Session, StartPhase, TimedPhaseSchema } from "../../../gen/carrel/v1/session_pb.ts";
 import { type FakeCarrel, goodToken, startFakeCarrel } from "./fake-carrel.ts";
 import { run, start, temporaryHome } from "./terminal.ts";
 
@@ -9,6 +11,17 @@ let fake: FakeCarrel | undefined;
 afterEach(async () => {
   await fake?.close();
   fake = undefined;
+});
+
+test("session get shows what each phase of the start took", async () => {
+  fake = await startFakeCarrel();
+  const { url, sessions } = fake;
+  await run({ url, args: ["chat", "hello"] });
+  const [{ session }] = [...sessions.values()] as [{ session: Session }, ...unknown[]];
+  const phases = [StartPhase.SANDBOX, StartPhase.RUNNER, StartPhase.AGENT];
+  session.startPhases = phases.map((phase, index) => create(TimedPhaseSchema, { phase, durationMs: index * 40 }));
+  const { stdout } = await run({ url, args: ["session", "get", session.id] });
+  expect(stdout).toMatch(/^start took: +sandbox 0 ms, runner 40 ms, agent 80 ms$/m);
 });
 
 describe("secrets at a terminal", () => {

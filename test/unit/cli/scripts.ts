@@ -54,6 +54,10 @@ const plays: Record<string, (turn: Turn, rest: string) => Promise<void>> = {
     await wait(150);
     await turn.say(["Slowly done."]);
   },
+  async park(turn) {
+    turn.append({ case: "system", value: { subtype: "parked", message: "The session is parked: its sandbox could not be started." } });
+    await turn.interruption;
+  },
   async fail(turn) {
     turn.fail("the model is overloaded");
   },

@@ -4,9 +4,18 @@ import { endReasons, permissionModes, type Visible, viewOf } from "../../../serv
 import { wordOf } from "../../../server/words.ts";
 
 const { STARTING, RUNNING, ENDED } = SessionStatus;
-const idle: Visible = { state: "running", started_at: new Date(), turn: 0, pending_count: 0, queued_prompts: 0, restoring: false };
+const idle: Visible = {
+  state: "running",
+  started_at: new Date(),
+  turn: 0,
+  pending_count: 0,
+  queued_prompts: 0,
+  restoring: false,
+  parked_at: null,
+};
 
 test("what people see follows from the row alone", () => {
+  const parked_at = new Date();
   const table: [Partial<Visible>, SessionStatus, UserState, SessionDetail, boolean][] = [
     [{ state: "requested", started_at: null }, STARTING, UserState.RUNNING, SessionDetail.PROVISIONING, false],
     [{ state: "starting", started_at: null }, STARTING, UserState.RUNNING, SessionDetail.PROVISIONING, false],
@@ -23,6 +32,11 @@ test("what people see follows from the row alone", () => {
     [{ state: "starting", restoring: true, queued_prompts: 1 }, RUNNING, UserState.RUNNING, SessionDetail.RESTORING, false],
     [{ state: "ending", turn: 4 }, RUNNING, UserState.RUNNING, SessionDetail.WORKING, false],
     [{ state: "ending" }, RUNNING, UserState.WAITING, SessionDetail.IDLE, false],
+    [{ state: "requested", started_at: null, parked_at }, STARTING, UserState.WAITING, SessionDetail.BLOCKED, true],
+    [{ state: "requested", restoring: true, parked_at }, RUNNING, UserState.WAITING, SessionDetail.BLOCKED, true],
+    [{ turn: 4, parked_at }, RUNNING, UserState.WAITING, SessionDetail.BLOCKED, true],
+    [{ state: "dormant", parked_at }, RUNNING, UserState.WAITING, SessionDetail.DORMANT, true],
+    [{ state: "ended", parked_at }, ENDED, UserState.ENDED, SessionDetail.UNSPECIFIED, false],
     [{ state: "ended" }, ENDED, UserState.ENDED, SessionDetail.UNSPECIFIED, false],
     [{ state: "ended", turn: 4, pending_count: 1 }, ENDED, UserState.ENDED, SessionDetail.UNSPECIFIED, false],
     [{ state: "ended", started_at: null }, ENDED, UserState.ENDED, SessionDetail.UNSPECIFIED, false],

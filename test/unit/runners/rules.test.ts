@@ -1,13 +1,14 @@
 import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/event_pb.ts";
-import { isAnswerTo, standingOfCall } from "../../../server/journal/rules.ts";
+import { isAnswerTo, isForgotten, isWokenByPrompt, standingOfCall, wakened, wishToEnd } from "../../../server/journal/rules.ts";
 import {
   alreadyCommitted,
   type CallNews,
   fateOfTurn,
   followCalls,
   isAct,
+  isFoundAgain,
   isLastAsked,
   isReportable,
   isUnused,
@@ -16,6 +17,7 @@ import {
   onlyWaits,
   questionOf,
   type Step,
+  setback,
 } from "../../../server/runners/rules.ts";
 import { keptAwake, notRestored, recovered } from "../../../server/runners/transitions.ts";
 
@@ -33,6 +35,8 @@ const well: Observed = {
   restoring: false,
   occupied: false,
   idleLeftMs: 60_000,
+  retryLeftMs: 0,
+  parked: false,
 };
 const dormant = { state: "dormant", desired: "hibernate", sandbox: undefined, box: false, leaseLeftMs: -1 } as const;
 const restoring = { state: "starting", restoring: true, desired: "run" } as const;
@@ -106,6 +110,7 @@ describe("the next step of a session", () => {
             const late: Observed = {
               ...{ state, desired, sandbox, started: started!, restoring: restoring!, occupied: occupied! },
               ...{ box: false, restarts: 0, leaseLeftMs: -1, inStateMs: 1e9, lifeLeftMs: 1, idleLeftMs: -1 },
+              ...{ retryLeftMs: 0, parked: false },
             };
             const asleep = state === "dormant" && desired === "hibernate";
             expect([late, nextStep(late, deadlines) === "wait"]).toEqual([late, state === "ended" || asleep]);
@@ -117,6 +122,73 @@ describe("the next step of a session", () => {
   });
 });
 
+describe("a session whose steps fail", () => {
+  const requested = { ...well, state: "requested", sandbox: undefined } as const;
+
+  test("waits until it is to be tried again, and so does an end", () => {
+    for (const desired of ["run", "end", "erase"] as const)
+      expect([1, 0].map((retryLeftMs) => nextStep({ ...requested, desired, retryLeftMs }, deadlines) === "wait")).toEqual([true, false]);
+  });
+
+  test("is left alone once it is parked, but for its end, the end of its life, and what it left behind when it went to sleep", () => {
+    const table: [Partial<Observed>, Step][] = [
+      [{}, "wait"],
+      [{ state: "running", sandbox: "exited" }, "wait"],
+      [{ state: "running", desired: "hibernate", sandbox: "running" }, "wait"],
+      [{ state: "starting", restoring: true, leaseLeftMs: -1 }, "wait"],
+      [{ state: "dormant", desired: "run" }, "wait"],
+      [{ state: "dormant", desired: "hibernate" }, "clear"],
+      [{ desired: "end" }, "force_end"],
+      [{ state: "running", sandbox: "running", desired: "end" }, "ask_to_end"],
+      [{ lifeLeftMs: -1 }, "expire"],
+      [{ desired: "erase" }, "erase"],
+    ];
+    for (const [change, step] of table)
+      expect([change, nextStep({ ...requested, parked: true, ...change }, deadlines)]).toEqual([change, step]);
+  });
+
+  test("is parked with the last of its tries, unless it is to end or sleeps", () => {
+    const after = (failures: number, step: Step, desired: "run" | "hibernate" | "end" = "run") =>
+      setback({ failures, desired }, step, 3, 1).parks;
+    expect([0, 1, 2, 3].map((failures) => after(failures, "launch"))).toEqual([false, false, true, true]);
+    expect(
+      (["recover", "hibernate", "stay_awake", "wake", "clear", "give_up_restore", "wait"] as const).every((step) => after(2, step)),
+    ).toBe(true);
+    expect((["give_up", "startup_timeout", "expire", "ask_to_end", "force_end", "erase"] as const).some((step) => after(9, step))).toBe(
+      false,
+    );
+    expect([after(9, "launch", "end"), after(9, "clear", "hibernate")]).toEqual([false, false]);
+  });
+
+  test("is tried after growing pauses of up to thirty seconds, not all of them together", () => {
+    const pauses = (random: number) =>
+      [0, 1, 2, 5, 6, 40].map((failures) => setback({ failures, desired: "run" }, "launch", 8, random).pauseMs);
+    expect(pauses(1)).toEqual([500, 1_000, 2_000, 16_000, 30_000, 30_000]);
+    expect(pauses(0)).toEqual(pauses(1).map((pause) => pause / 2));
+  });
+
+  test("is forgotten with time when it is parked, as when it sleeps, and not when it only waits", () => {
+    const now = new Date(10_000);
+    const is = (state: "requested" | "dormant" | "ended", parkedMs: number | null, desired: "run" | "hibernate" = "run") =>
+      isForgotten({ state, desired, state_since: new Date(0), parked_at: parkedMs === null ? null : new Date(parkedMs) }, now, 5_000);
+    expect([is("requested", 5_000), is("requested", 5_001), is("requested", null)]).toEqual([true, false, false]);
+    expect([is("dormant", null, "hibernate"), is("dormant", null, "run"), is("dormant", 6_000, "hibernate")]).toEqual([true, false, false]);
+    expect(is("ended", 0)).toBe(false);
+  });
+
+  test("starts afresh with every other wish, and parked with every word", () => {
+    const [at, now] = [new Date(1), new Date(2)];
+    const afresh = { failures: 0, retry_at: null, parked_at: null };
+    expect(wishToEnd({ desired: "run" }, "failed")).toMatchObject(afresh);
+    expect(wakened({ state: "requested", desired: "run", parked_at: at }, now)).toEqual({ desired: "run", ...afresh, error_message: null });
+    expect(wakened({ state: "requested", desired: "run", parked_at: null }, now)).toEqual({ desired: "run" });
+    const asking = { turn: 3, pending_count: 1 };
+    expect([null, at].map((parked_at) => isWokenByPrompt({ ...asking, parked_at }))).toEqual([false, true]);
+    const found = [null, at].map((parked_at) => isFoundAgain({ parked_at, lease_until: at }, now));
+    expect([...found, isFoundAgain({ parked_at: at, lease_until: now }, now)]).toEqual([false, true, false]);
+  });
+});
+
 test("an end that is wanted stays wanted, whatever else happens to the session meanwhile", () => {
   const now = new Date(100_000);
   const idle = { active_at: new Date(0), turn: 0, pending_count: 0, queued_prompts: 0 };
@@ -124,7 +196,7 @@ test("an end that is wanted stays wanted, whatever else happens to the session m
   expect(isUnused({ ...idle, desired: "run" }, now, 200_000)).toBe(false);
   expect(isUnused({ ...idle, desired: "hibernate", turn: 3 }, now, 1_000)).toBe(false);
   expect((["run", "hibernate", "end"] as const).map((desired) => keptAwake({ desired }, now).desired)).toEqual(["run", "run", "end"]);
-  expect((["run", "end"] as const).map((desired) => notRestored({ desired }).desired)).toEqual(["hibernate", "end"]);
+  expect((["run", "end"] as const).map((desired) => notRestored({ desired }, new Date()).desired)).toEqual(["hibernate", "end"]);
 });
 
 test("a snapshot answers the last command and no earlier one; a runner of before does not say which it answers", () => {

@@ -1,0 +1,206 @@
+// How failures of a session's steps are counted in its row, on a real database.
+import { pino } from "pino";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { openDraft } from "../../server/journal/draft.ts";
+import type { SessionRow } from "../../server/journal/store.ts";
+import { findSession } from "../../server/journal/store.ts";
+import { wake } from "../../server/journal/turns.ts";
+import { createLog } from "../../server/log.ts";
+import { setBack } from "../../server/runners/parking.ts";
+import type { Step } from "../../server/runners/rules.ts";
+import { SessionMoved, type StepDeps } from "../../server/runners/step.ts";
+import { forgetSetbacks, listDue } from "../../server/runners/store.ts";
+import { listUnused } from "../../server/snapshots/store.ts";
+import { createJournalCore, type JournalCore } from "../support/journal-core.ts";
+import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
+
+let database: TestDatabase;
+let core: JournalCore;
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+  core = await createJournalCore(database);
+});
+afterAll(() => database?.drop());
+
+const row = async (sessionId: string): Promise<SessionRow> => (await findSession(database.db, sessionId))!;
+const isDue = async (sessionId: string) => (await listDue(database.db, "test", 60_000)).some(({ id }) => id === sessionId);
+
+/** A failure of a step that was decided on when the session was as `seen`. */
+async function fail(
+  seen: SessionRow,
+  { step = "launch", error = new Error("no"), journal = core.journal, log = createLog("silent") } = {},
+): Promise<void> {
+  const launcher = { lastOutput: async () => "what it said" } as unknown as StepDeps["launcher"];
+  await setBack({ db: database.db, journal, launcher, log, stepTries: 3 }, seen, step as Step, error);
+}
+
+/** As often as it takes. */
+async function failUntilParked(sessionId: string): Promise<void> {
+  for (let times = 0; times < 3; times += 1) await fail(await row(sessionId));
+}
+
+describe("a step that fails", () => {
+  test("is counted and tried again later by the database's clock; the last of its tries parks the session", async () => {
+    const id = await core.openSession();
+    await fail(await row(id));
+    const first = await row(id);
+    expect([first.failures, first.parked_at, await isDue(id)]).toEqual([1, null, false]);
+    const now = await core.journal.change(
+      id,
+      (session) => session!,
+      (change) => change.now,
+    );
+    expect(first.retry_at!.getTime() - now.getTime()).toBeGreaterThan(0);
+    await fail(first);
+    await fail(await row(id));
+    const last = await row(id);
+    expect([last.failures, last.retry_at, last.parked_at instanceof Date, await isDue(id)]).toEqual([3, null, true, false]);
+  });
+
+  test("counts no longer once a step is taken", async () => {
+    const id = await core.openSession();
+    await fail(await row(id));
+    await forgetSetbacks(database.db, await row(id));
+    expect(await row(id)).toMatchObject({ failures: 0, retry_at: null });
+    expect(await isDue(id)).toBe(true);
+  });
+
+  test("is counted once when two servers have taken it, and parks a session once", async () => {
+    const id = await core.openSession();
+    const seen = await row(id);
+    await Promise.all([fail(seen), fail(seen)]);
+    expect((await row(id)).failures).toBe(1);
+    await fail(await row(id));
+    const before = await row(id);
+    const both = await Promise.allSettled([fail(before), fail(before)]);
+    expect(both.map(({ status }) => status).toSorted()).toEqual(["fulfilled", "rejected"]);
+    expect((both.find(({ status }) => status === "rejected") as PromiseRejectedResult).reason).toBeInstanceOf(SessionMoved);
+    const parked = await row(id);
+    await fail(parked).catch(() => undefined);
+    expect((await row(id)).last_seq).toBe(parked.last_seq);
+  });
+
+  test("is not counted when the database was away: the session is only left alone for a moment", async () => {
+    const id = await core.openSession();
+    for (const code of ["57P01", "08006", "40001", "ECONNREFUSED"])
+      for (let times = 0; times < 3; times += 1) await fail(await row(id), { error: Object.assign(new Error("gone"), { code }) });
+    const { failures, parked_at, retry_at } = await row(id);
+    expect([failures, parked_at, retry_at instanceof Date]).toEqual([0, null, true]);
+  });
+
+  test("is not counted against what is wanted since: an end is tried at once, and for ever", async () => {
+    const id = await core.openSession();
+    await fail(await row(id));
+    const seen = await row(id);
+    await database.db.updateTable("session").set({ desired: "end", failures: 0, retry_at: null }).where("id", "=", id).execute();
+    await fail(seen);
+    expect([(await row(id)).failures, await isDue(id)]).toEqual([0, true]);
+    for (let times = 0; times < 9; times += 1) await fail(await row(id), { step: "force_end" });
+    expect(await row(id)).toMatchObject({ failures: 9, parked_at: null });
+  });
+
+  test("is not counted against who was parked and asked for while the step was under way", async () => {
+    const id = await core.openSession();
+    await fail(await row(id));
+    const seen = await row(id);
+    for (let times = 0; times < 2; times += 1) await fail(await row(id));
+    expect((await row(id)).parked_at).not.toBeNull();
+    await core.prompt(id, "go on");
+    await fail(seen);
+    expect(await row(id)).toMatchObject({ failures: 0, retry_at: null });
+  });
+
+  test("is told the operator each time, with what to find it by", async () => {
+    const id = await core.openSession();
+    const lines: { level: number; session_id: string; step: string; times: number; err: { message: string }; msg: string }[] = [];
+    const log = pino({}, { write: (line) => void lines.push(JSON.parse(line)) });
+    for (let times = 0; times < 3; times += 1) await fail(await row(id), { log });
+    expect(lines.map(({ level, times, msg }) => [level, times, msg])).toEqual([
+      [40, 1, "session step failed"],
+      [40, 2, "session step failed"],
+      [50, 3, "session parked: its steps failed too often"],
+    ]);
+    expect(lines[2]).toMatchObject({ session_id: id, step: "launch", err: { message: "no" } });
+  });
+
+  test("parks also a session whose log cannot be written", async () => {
+    const id = await core.openSession();
+    const journal = { ...core.journal, change: () => Promise.reject(new Error("the key does not open")) };
+    for (let times = 0; times < 3; times += 1) await fail(await row(id), { journal });
+    expect(await row(id)).toMatchObject({ failures: 3, error_message: null, parked_at: expect.any(Date) });
+  });
+});
+
+describe("a parked session", () => {
+  test("is due again with a prompt, also one that waits for people, and what it was parked for is forgotten", async () => {
+    const id = await core.openSession();
+    await core.prompt(id, "begin");
+    await failUntilParked(id);
+    expect((await row(id)).error_message).not.toBeNull();
+    await database.db.updateTable("session").set({ turn: 1, pending_count: 1 }).where("id", "=", id).execute();
+    const { queued } = await core.prompt(id, "go on");
+    expect([queued, await isDue(id)]).toEqual([true, true]);
+    expect(await row(id)).toMatchObject({ failures: 0, retry_at: null, parked_at: null, error_message: null, queued_prompts: 2 });
+  });
+
+  test("is looked at as soon as somebody asks for it, though the same is wanted of it", async () => {
+    const id = await core.openSession();
+    await failUntilParked(id);
+    const draft = openDraft({ ...(await row(id)), locked_at: new Date() }, await core.userVault(core.ownerId), () => {
+      throw new Error("nothing else is written");
+    });
+    expect(draft.isWish()).toBe(false);
+    await wake(draft.change);
+    expect(draft.isWish()).toBe(true);
+  });
+
+  test("is due when it is to end, or its lifetime is over", async () => {
+    const [ending, over] = [await core.openSession(), await core.openSession()];
+    for (const id of [ending, over]) await failUntilParked(id);
+    await database.db.updateTable("session").set({ desired: "end" }).where("id", "=", ending).execute();
+    await database.db
+      .updateTable("session")
+      .set({ ends_at: new Date(0) })
+      .where("id", "=", over)
+      .execute();
+    expect([await isDue(ending), await isDue(over)]).toEqual([true, true]);
+  });
+
+  test("is among those that nobody uses once it has been parked for so long", async () => {
+    const id = await core.openSession();
+    await failUntilParked(id);
+    const isUnused = async () => (await listUnused(database.db, 60_000)).some((one) => one.id === id);
+    expect(await isUnused()).toBe(false);
+    await database.db
+      .updateTable("session")
+      .set({ parked_at: new Date(0) })
+      .where("id", "=", id)
+      .execute();
+    expect(await isUnused()).toBe(true);
+  });
+
+  test("is parked no longer when its runner, which was thought lost, speaks", async () => {
+    const id = await core.openSession();
+    const { client, epoch } = await core.attach(id);
+    await failUntilParked(id);
+    const heartbeat = { sessionId: id, epoch, firstRunnerSeq: 1, events: [] };
+    // It hears of a runner that was never lost, too: what failed was something else.
+    await client.reportEvents(heartbeat);
+    expect((await row(id)).parked_at).not.toBeNull();
+    await database.db
+      .updateTable("session")
+      .set({ lease_until: new Date(0) })
+      .where("id", "=", id)
+      .execute();
+    await client.reportEvents(heartbeat);
+    expect(await row(id)).toMatchObject({ parked_at: null, failures: 0, error_message: null });
+  });
+
+  test("is parked no longer when a runner attaches after all", async () => {
+    const id = await core.openSession();
+    await failUntilParked(id);
+    await core.attach(id);
+    expect(await row(id)).toMatchObject({ parked_at: null, state: "running", error_message: null });
+  });
+});
