@@ -33,7 +33,7 @@ export type Channel = {
   /** Says with the next batch that the agent is ready, and since when. */
   agentReady(): void;
   decide(
-    call: Pick<DecideToolRequest, "toolUseId" | "toolName" | "parentToolUseId"> & { input: DecideToolRequest["input"] },
+    call: Pick<DecideToolRequest, "toolUseId" | "toolName" | "turn" | "parentToolUseId"> & { input: DecideToolRequest["input"] },
   ): ReturnType<Client<typeof RunnerService>["decideTool"]>;
   /** Brings changes of the memory bank back; answers with those that were not taken. */
   syncMemory(changes: MemoryChange[]): ReturnType<Client<typeof RunnerService>["syncMemory"]>;

@@ -9,17 +9,26 @@ export type Decisions = {
   arrived(decision: ToolDecision): void;
 };
 
-/** @param parentOf the tool call that a sub-agent works for. */
-export function createDecisions(attached: Promise<Channel>, parentOf: (agentId: string | undefined) => string): Decisions {
+/**
+ * @param turnNow the turn that the agent is in.
+ * @param parentOf the tool call that a sub-agent works for.
+ */
+export function createDecisions(
+  attached: Promise<Channel>,
+  turnNow: () => number,
+  parentOf: (agentId: string | undefined) => string,
+): Decisions {
   const waiting = new Map<string, (decision: Decision) => void>();
   // A decision may come before the call that asked learns that it has to wait.
   const early = new Map<string, Decision>();
   return {
     async decide({ toolUseId, toolName, input, agentId, signal }) {
+      // By the time that it is asked about, there may be another.
+      const turn = turnNow();
       const channel = await attached;
       // The call itself is in the log before anybody is asked about it.
       await channel.flushed();
-      const answer = await channel.decide({ toolUseId, toolName, input, parentToolUseId: parentOf(agentId) });
+      const answer = await channel.decide({ toolUseId, toolName, input, turn, parentToolUseId: parentOf(agentId) });
       if (answer.decision) return decisionOf(answer.decision);
       const known = early.get(toolUseId);
       early.delete(toolUseId);

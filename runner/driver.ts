@@ -86,7 +86,11 @@ export function createDriver(place: Place, first: FirstAgent, putAway: PutAway):
   const state: State = {
     place,
     settings: settingsAtBoot(boot),
-    decisions: createDecisions(attached.promise, (agentId) => translator.parentOf(agentId)),
+    decisions: createDecisions(
+      attached.promise,
+      () => state.turn,
+      (agentId) => translator.parentOf(agentId),
+    ),
     translator,
     channel: undefined,
     agent: first.agent,

@@ -41,6 +41,11 @@ export function holdsLease(session: Pick<SessionCore, "epoch" | "state">, epoch:
   return session.epoch === epoch && session.state !== "ended" && session.state !== "dormant";
 }
 
+/** Whether a call was made in a turn that is over: its agent does not wait for an answer any more. */
+export function isOfPastTurn(session: Pick<SessionCore, "turn">, turn: number): boolean {
+  return turn !== 0 && turn !== session.turn;
+}
+
 /** Whether somebody else has moved a session since it was looked at; then the step that was decided on is not taken. */
 export function isUnmoved(session: Pick<SessionCore, "epoch" | "state">, seen: Pick<SessionCore, "epoch" | "state">): boolean {
   return session.epoch === seen.epoch && session.state === seen.state;

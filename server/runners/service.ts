@@ -25,7 +25,7 @@ import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./le
 import { mcpForRunner } from "./mcp-servers.ts";
 import { createMemorySync, type SessionMemory } from "./memory.ts";
 import { endsTurn, report } from "./report.ts";
-import { awaitsRunner, isFoundAgain, questionOf } from "./rules.ts";
+import { awaitsRunner, isFoundAgain, isOfPastTurn, questionOf } from "./rules.ts";
 import type { SnapshotCalls } from "./snapshots.ts";
 import { findByAttachHash, findCommandState } from "./store.ts";
 import { newToken } from "./tokens.ts";
@@ -87,14 +87,16 @@ export function createRunnerService(deps: RunnerServiceDeps): ServiceImpl<typeof
     },
     async decideTool(request, context) {
       const lease = requireLease(context, request);
-      const decision = await deps.journal.change(lease.sessionId, underLease(lease), (change) =>
-        decideTool(deps, change, {
+      const decision = await deps.journal.change(lease.sessionId, underLease(lease), (change) => {
+        if (isOfPastTurn(change.session, request.turn))
+          return { toolUseId: request.toolUseId, allow: false, message: "the turn of this call is over" };
+        return decideTool(deps, change, {
           toolUseId: request.toolUseId,
           toolName: request.toolName,
           input: request.input ?? {},
           parentToolUseId: request.parentToolUseId,
-        }),
-      );
+        });
+      });
       return decision ? { decision } : { pending: true };
     },
     syncMemory(request, context) {

@@ -110,7 +110,7 @@ test("more than one batch can hold is told in order", async () => {
 test("calls whose stream ends without an answer are made again", async () => {
   const { sessionId, channel } = await openRunner({ answerMs: 300, quietMs: 300 });
   for (const method of ["DecideTool", "SyncMemory", "WatchCommands", "Detach"]) swallowed.add(method);
-  const call = { toolUseId: "toolu_1", toolName: "Bash", parentToolUseId: "", input: { command: "ls" } };
+  const call = { toolUseId: "toolu_1", toolName: "Bash", turn: 0, parentToolUseId: "", input: { command: "ls" } };
   expect(await channel.decide(call)).toMatchObject({ pending: true });
   expect((await channel.syncMemory([])).refused).toEqual([]);
   const prompted = Promise.withResolvers<string>();

@@ -1,7 +1,8 @@
 /** Bugs are planted in a copy of the server; a test that does not fail for its bug proves nothing about the server without it. */
+import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { databaseUrl } from "../support/carrel.ts";
-import { plantedBugs } from "./planted/bugs.ts";
+import { type PlantedBug, plantedBugs } from "./planted/bugs.ts";
 import { type Copy, copyCheckout } from "./planted/copy.ts";
 
 /** The short form plants these; the long form all. */
@@ -14,6 +15,11 @@ beforeAll(() => {
   copy = copyCheckout(databaseUrl(inject("postgres").server));
 });
 afterAll(() => copy?.remove());
+
+test("each bug has one place in the server as it is now", () => {
+  const places = ({ file, find }: PlantedBug) => readFileSync(new URL(`../../${file}`, import.meta.url), "utf8").split(find).length - 1;
+  expect(plantedBugs.filter((bug) => places(bug) !== 1).map(({ what }) => what)).toEqual([]);
+});
 
 test("without a bug nothing fails", async () => {
   const { passed, failed, broken } = await copy.run([...chosen]);

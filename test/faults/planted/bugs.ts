@@ -21,9 +21,9 @@ const sealed = "test/unit/blobs/sealed.test.ts";
 export const plantedBugs: readonly PlantedBug[] = [
   {
     what: "a runner of an earlier epoch may write",
-    file: "server/runners/leases.ts",
-    find: "session.epoch !== lease.epoch || ",
-    replace: "",
+    file: "server/runners/rules.ts",
+    find: 'return session.epoch === epoch && session.state !== "ended"',
+    replace: 'return session.state !== "ended"',
     test: journal,
     named: "a runner of an earlier epoch is refused",
   },
@@ -54,8 +54,8 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     what: "a session's row is read without its lock",
     file: "server/journal/store.ts",
-    find: '.where("id", "=", sessionId).forUpdate().executeTakeFirst()',
-    replace: '.where("id", "=", sessionId).executeTakeFirst()',
+    find: "return there.forUpdate().executeTakeFirst();",
+    replace: "return there.executeTakeFirst();",
     test: journal,
     named: "numbers, people and runners together",
   },
@@ -111,7 +111,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     what: "a session is put away before its snapshot is committed",
     file: "server/runners/snapshots.ts",
-    find: "      await point(change, place, stored);\n",
+    find: "      await point(change, made);\n",
     replace: "",
     test: storage,
     named: "without a fault nothing is wrong",

@@ -54,7 +54,7 @@ export function copyCheckout(databaseUrl: string): Copy {
       const names = [...new Set(tests.map(({ named }) => named.replace(/[^\w ]/g, ".")))].join("|");
       const program = path.join(root, "node_modules/vitest/vitest.mjs");
       const args = [program, "run", "--root", directory, "--reporter", "json", "--outputFile", report, "-t", names, ...files];
-      const env = { ...process.env, TEST_DATABASE_URL: databaseUrl, CARREL_TEST_STORAGE_STRIDE: "4" };
+      const env = { ...process.env, TEST_DATABASE_URL: databaseUrl, CARREL_TEST_STORAGE_STRIDE: "1" };
       for (const name of Object.keys(env).filter((key) => key.startsWith("VITEST"))) delete env[name as keyof typeof env];
       const said = await new Promise<string>((resolve) => {
         execFile(process.execPath, args, { cwd: directory, env, maxBuffer: 2 ** 26, timeout: 120_000 }, (_error, stdout, stderr) =>

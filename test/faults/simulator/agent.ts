@@ -127,10 +127,10 @@ function* useTools(turn: Turn, isAgain: boolean): Task {
 
 const tools = ["read", "write", "test"];
 
-function newCall({ runner: { world, lease } }: Turn, isAgain: boolean): AskedCall {
+function newCall({ runner: { world, lease }, seq: turn }: Turn, isAgain: boolean): AskedCall {
   const last = [...world.store.sessions.get(lease.sessionId)!.pauses.values()].at(-1);
   const about = isAgain && last && world.random.chance(0.7) ? last.about : world.random.pick(tools);
-  return { id: newId(world, "call"), about, isOfSubAgent: world.random.chance(0.1) };
+  return { id: newId(world, "call"), turn, about, isOfSubAgent: world.random.chance(0.1) };
 }
 
 function* useTool({ runner, agent, seq }: Turn, asked: AskedCall): Task {

@@ -48,6 +48,7 @@ const turns: Record<string, Rules> = {
 };
 
 const waiting: Record<string, Rules> = {
+  "a call of a turn that is over is asked about": replaced({ isOfPastTurn: () => false }),
   "an answer that was kept counts twice": without("dropCarried"),
   "an answer that was kept counts for the next turn too": replaced({
     isAnswerTo: (kept, call) => rules.isAnswerTo({ ...kept, turn: call.turn }, call),

@@ -8,7 +8,7 @@ import { times } from "./world.ts";
 
 export type Verdict = "allow" | "deny" | "ask";
 /** `about` is what the call does: the same when it is made again under another id. */
-export type AskedCall = { id: string; about: string; isOfSubAgent: boolean };
+export type AskedCall = { id: string; turn: number; about: string; isOfSubAgent: boolean };
 /** Whose answer it is where nobody answered in time. */
 const nobody = "nobody";
 

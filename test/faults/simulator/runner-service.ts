@@ -76,7 +76,9 @@ function acknowledgeEarly(world: World, plane: ControlPlane, { firstSeq, events 
 
 export function* decide(world: World, plane: ControlPlane, lease: Lease, asked: AskedCall, verdict: Verdict): Task<boolean | undefined> {
   yield* requireLease(world, plane, lease);
-  return yield* change(world, plane, lease.sessionId, underLease(world, lease), (one) => decideTool(world.rules, one, asked, verdict));
+  return yield* change(world, plane, lease.sessionId, underLease(world, lease), (one) =>
+    world.rules.isOfPastTurn(one.row, asked.turn) ? false : decideTool(world.rules, one, asked, verdict),
+  );
 }
 
 /** Sends the commands after `afterId`, and those to come, until the lease is over. */

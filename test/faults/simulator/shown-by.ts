@@ -9,6 +9,7 @@ export const shownBy: Readonly<Record<string, number>> = {
   "the turn of a lost runner is always repeated": 19,
   "a prompt does not wake a dormant session": 6,
   "a call is asked about anew whenever its runner asks": 5,
+  "a call of a turn that is over is asked about": 9765,
   "an answer that was kept counts twice": 9,
   "an answer that was kept counts for the next turn too": 4,
   "an answer that was kept counts for any call": 12,
