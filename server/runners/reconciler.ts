@@ -8,7 +8,7 @@ import { wake } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
 import { setBack } from "./parking.ts";
-import { nextStep, type Observed, observed, type Step } from "./rules.ts";
+import { isSandboxOf, nextStep, type Observed, observed, type Step } from "./rules.ts";
 import { SessionMoved, type StepDeps } from "./step.ts";
 import { failureOf, keepHandle, steps } from "./steps.ts";
 import { databaseNow, findByBox, forgetSetbacks, listDoomed, listDue, listUnanswered } from "./store.ts";
@@ -204,8 +204,7 @@ type Sandbox = Awaited<ReturnType<ReconcilerOptions["launcher"]["list"]>>[number
 
 async function adopt(options: ReconcilerOptions, deps: StepDeps, { box, run, handle }: Sandbox): Promise<void> {
   const session = await findByBox(options.db, box);
-  // A sandbox that stood by has run 0 and serves the first epoch.
-  if (session && session.state !== "ended" && session.desired !== "erase" && session.epoch === Math.max(run, 1)) {
+  if (session && session.state !== "ended" && session.desired !== "erase" && isSandboxOf(session, { id: handle.id, run })) {
     await options.launcher.adopt(box, handle);
     await keepHandle(deps, session.id, session.epoch, handle);
     options.log.info({ session_id: session.id, epoch: session.epoch }, "sandbox taken back");

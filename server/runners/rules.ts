@@ -41,6 +41,15 @@ export function holdsLease(session: Pick<SessionCore, "epoch" | "state">, epoch:
   return session.epoch === epoch && session.state !== "ended" && session.state !== "dormant";
 }
 
+/**
+ * Whether a sandbox over a session's box is the one that it started last. Until that is written down, it is one that was started for
+ * this epoch, or that stood by, which is run 0 of its box.
+ */
+export function isSandboxOf(session: { handle: { id: string } | null; epoch: number }, sandbox: { id: string; run: number }): boolean {
+  if (session.handle) return session.handle.id === sandbox.id;
+  return sandbox.run === 0 || sandbox.run === session.epoch;
+}
+
 /** Whether a call was made in a turn that is over: its agent does not wait for an answer any more. */
 export function isOfPastTurn(session: Pick<SessionCore, "turn">, turn: number): boolean {
   return turn !== 0 && turn !== session.turn;

@@ -295,6 +295,16 @@ describe("the log of a session, with the test as its runner", () => {
     expect((await ask("t3")).decision).toBeUndefined();
   });
 
+  test("a call of a turn that is over is refused, and nobody is asked", async () => {
+    const { sessionId, runner } = await started();
+    const { seq: turn } = await core.prompt(sessionId, "go");
+    const ask = (toolUseId: string, of: number) =>
+      runner.client.decideTool({ sessionId, epoch: runner.epoch, toolUseId, toolName: "Bash", input: { command: "ls" }, turn: of });
+    expect((await ask("late", turn - 1)).decision).toMatchObject({ toolUseId: "late", allow: false });
+    expect(await database.db.selectFrom("pause").selectAll().where("session_id", "=", sessionId).execute()).toEqual([]);
+    for (const of of [turn, 0]) expect((await ask(`call-of-${of}`, of)).pending).toBe(true);
+  });
+
   test("of twenty answers to one approval one wins, and the others are told who was first", async () => {
     const { sessionId, runner } = await started();
     await core.prompt(sessionId, "go");

@@ -48,7 +48,7 @@ const concurrentSessions = 12;
 const settings = {
   ...unlimited,
   CARREL_LIMIT_CONCURRENT_SESSIONS: String(concurrentSessions),
-  CARREL_STANDBY_SANDBOXES: "0",
+  CARREL_STANDBY_SANDBOXES: "1",
   CARREL_DRAIN_MS: "2000",
   CARREL_HEARTBEAT_MS: "1000",
   CARREL_HEARTBEAT_STALE_MS: "6000",

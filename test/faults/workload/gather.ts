@@ -76,12 +76,16 @@ export async function gatherProfiles({ installation }: World): Promise<Evidence[
   return rows.map(({ owner_id, count, defaults }) => ({ ownerId: owner_id, count, defaults }));
 }
 
-/** What is left of the sandboxes once the server had the time it is given to remove it. */
-export async function gatherLeftovers({ installation }: World, patienceMs = 15_000): Promise<Record<string, string[]>> {
+/**
+ * What is left of the sandboxes once the server had the time it is given to remove it, and has left and taken along the one that
+ * stood by; and how long its leaving took. Nothing is looked for after the next start, which would clean up.
+ */
+export async function gatherEnd({ installation, keeper }: World, patienceMs = 15_000): Promise<{ leftovers: Leftovers; drain: number }> {
   const giveUpAt = performance.now() + patienceMs;
-  for (;;) {
-    const left = leftovers(installation);
-    if (performance.now() > giveUpAt || Object.values(left).every((all) => all.length === 0)) return left;
-    await sleep(100);
-  }
+  while (performance.now() < giveUpAt && leftovers(installation).records.length > 1) await sleep(100);
+  const stopping = performance.now();
+  await keeper.end("SIGTERM");
+  return { leftovers: leftovers(installation), drain: performance.now() - stopping };
 }
+
+type Leftovers = ReturnType<typeof leftovers>;

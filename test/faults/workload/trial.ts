@@ -11,7 +11,7 @@ import type { FaultName } from "../nemesis/faults.ts";
 import { createMoments, type Struck, strike } from "../nemesis/nemesis.ts";
 import type { World } from "../world.ts";
 import type { LifeDeps } from "./deeds.ts";
-import { gatherArchives, gatherLeftovers, gatherProfiles, gatherSessions, gatherStuck } from "./gather.ts";
+import { gatherArchives, gatherEnd, gatherProfiles, gatherSessions, gatherStuck } from "./gather.ts";
 import { begin, type Life } from "./life.ts";
 import { createRecorder, type Recorder } from "./recorder.ts";
 import { startSampler } from "./sampler.ts";
@@ -109,7 +109,6 @@ async function gather(
   waits: Evidence["waits"],
   failures: readonly unknown[],
 ): Promise<Evidence> {
-  const leftovers = await gatherLeftovers(world);
   await sampler.stop();
   const stuck = [
     ...(await gatherStuck(world)),
@@ -117,9 +116,10 @@ async function gather(
     ...recorder.internal,
   ];
   const sessions = await gatherSessions(world);
-  const stopping = performance.now();
-  await world.keeper.restart("SIGTERM");
-  const drain = performance.now() - stopping;
+  const archives = gatherArchives(world);
+  const profiles = await gatherProfiles(world);
+  const { leftovers, drain } = await gatherEnd(world);
+  await world.keeper.start();
   return {
     calls: recorder.calls,
     readers: recorder.readers,
@@ -129,9 +129,9 @@ async function gather(
     zombies: [],
     looks: recorder.looks,
     forks: recorder.forks,
-    archives: gatherArchives(world),
+    archives,
     provider: world.provider,
-    profiles: await gatherProfiles(world),
+    profiles,
     limits: world.limits,
     leftovers,
     waits: { ...waits, drain },
