@@ -110,10 +110,14 @@ function createReader(pieces: AsyncIterator<Buffer>) {
     },
     /** Everything up to an end, without its last character, but for so many bytes. */
     async through(end: string, without: number): Promise<string> {
-      for (let looked = 0, at = -1; ; looked = Math.max(0, held.length - end.length + 1)) {
-        at = held.indexOf(end, looked, "latin1");
-        if (at >= 0) return drop(at + end.length).toString("latin1", without, at + end.length - 1);
-        looked = held.length;
+      const parts: Buffer[] = [];
+      for (let at = held.indexOf(end, 0, "latin1"); ; at = held.indexOf(end, 0, "latin1")) {
+        if (at >= 0)
+          return Buffer.concat([...parts, drop(at + end.length)])
+            .toString("latin1", without)
+            .slice(0, -1);
+        // The end may have begun.
+        parts.push(drop(Math.max(0, held.length - end.length + 1)));
         if (!(await more())) throw cut();
       }
     },

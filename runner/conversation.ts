@@ -5,6 +5,15 @@ import { join } from "node:path";
 export function hasConversation(home: string | undefined, conversation: string): boolean {
   if (!home || !/^[0-9a-f-]{36}$/.test(conversation)) return false;
   const projects = join(home, ".claude", "projects");
-  if (!existsSync(projects)) return false;
-  return readdirSync(projects).some((project) => existsSync(join(projects, project, `${conversation}.jsonl`)));
+  return namesIn(projects).some((project) => existsSync(join(projects, project, `${conversation}.jsonl`)));
+}
+
+/** None of what is no directory, or is closed: the agent may have made anything of it. */
+function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory);
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR", "EACCES"].includes((error as NodeJS.ErrnoException).code ?? "")) return [];
+    throw error;
+  }
 }

@@ -23,8 +23,8 @@ export function createDecisions(
   const early = new Map<string, Decision>();
   return {
     async decide({ toolUseId, toolName, input, agentId, signal }) {
-      // By the time that it is asked about, there may be another.
-      const turn = turnNow();
+      // By the time that it is asked about, there may be another. What a sub-agent does in the background outlives its turn.
+      const turn = agentId === undefined ? turnNow() : 0;
       const channel = await attached;
       // The call itself is in the log before anybody is asked about it.
       await channel.flushed();

@@ -19,7 +19,6 @@ export type Driver = {
    * @param conversation the one to go on with; empty starts a new one.
    */
   serve(channel: Channel, conversation: string): Promise<void>;
-  /** Starts the agent while its workspace is still on its way, where it can be: `serve` then finds it at work. */
   /**
    * Does the same while the workspace is still on its way, for `serve` to find the agent at work. Does nothing where the agent would
    * miss something: its conversation, or a tool server that may lie in the workspace.

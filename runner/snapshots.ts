@@ -15,7 +15,7 @@ export type AskedSnapshot = { generation: number; baseGeneration: number; comman
 /** The channel's calls that carry a session's files and conversation. */
 export type SnapshotCalls = {
   /** Sends what `pack` makes, from the start again when the control plane was away. False when the session is wanted awake meanwhile. */
-  put(made: AskedSnapshot, pack: () => AsyncIterable<Uint8Array>, signal: AbortSignal): Promise<boolean>;
+  put(made: AskedSnapshot, pack: () => AsyncGenerator<Uint8Array>, signal: AbortSignal): Promise<boolean>;
   abandon(generation: number, reason: string): Promise<void>;
   /** Gives what was put to `unpack`, each fetched as often as it is asked for; all from the start again when the control plane was away. */
   get<T>(generations: readonly number[], unpack: (archives: ArchiveSource[]) => Promise<T>): Promise<T>;
@@ -97,15 +97,19 @@ async function* requests(
   yield { ...head, last: true };
 }
 
-/** The same pieces, and whether it was they that failed. */
-function watched(pieces: AsyncIterable<Uint8Array>): { pieces: AsyncGenerator<Uint8Array>; failure: Error | undefined } {
+/** The same pieces, and whether it was they that failed: not whoever reads them, which is thrown in here, too. */
+function watched(pieces: AsyncGenerator<Uint8Array>): { pieces: AsyncGenerator<Uint8Array>; failure: Error | undefined } {
   const source = { pieces: follow(), failure: undefined as Error | undefined };
-  async function* follow(): AsyncGenerator<Uint8Array> {
-    try {
-      yield* pieces;
-    } catch (error) {
+  const next = () =>
+    pieces.next().catch((error: unknown) => {
       source.failure = error instanceof Error ? error : new Error(String(error));
       throw error;
+    });
+  async function* follow(): AsyncGenerator<Uint8Array> {
+    try {
+      for (let piece = await next(); !piece.done; piece = await next()) yield piece.value;
+    } finally {
+      await pieces.return(undefined);
     }
   }
   return source;

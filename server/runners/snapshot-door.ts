@@ -44,12 +44,18 @@ const target = /^\/snapshots\/(\d{1,9})$/;
 const outcomeTrailer = "carrel-outcome";
 
 export function createSnapshotDoor({ findLease, read, boxOf, log }: SnapshotDoorDeps) {
+  /** By box. A runner reads one at a time: who asks again has given the one before up. */
+  const open = new Map<string, ServerResponse>();
   async function* content(request: IncomingMessage): AsyncGenerator<Uint8Array> {
     const generation = request.method === "GET" && target.exec(request.url ?? "")?.[1];
     if (!generation) throw refusal(ErrorReason.NOT_FOUND, "there is no such snapshot");
     yield* read(await findLease(request.headers.authorization, boxOf(request)), Number(generation));
   }
   const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const box = boxOf(request) ?? "";
+    open.get(box)?.destroy();
+    if (box) open.set(box, response);
+    response.once("close", () => open.get(box) === response && open.delete(box));
     response.writeHead(200, { "content-type": "application/octet-stream", trailer: outcomeTrailer });
     let outcome = {};
     const told = async function* (): AsyncGenerator<Uint8Array> {

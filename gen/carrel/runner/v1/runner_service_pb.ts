@@ -390,7 +390,8 @@ export type DecideToolRequest = Message<"carrel.runner.v1.DecideToolRequest"> & 
 
   /**
    * The turn in which the agent made the call: the number of its prompt. In
-   * any other it is refused, and nobody is asked. 0 between turns.
+   * any other it is refused, and nobody is asked. 0 between turns, and for
+   * sub-agents, which may outlive theirs.
    *
    * @generated from field: int32 turn = 7;
    */
