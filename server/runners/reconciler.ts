@@ -197,7 +197,6 @@ async function adoptSandboxes(options: ReconcilerOptions, deps: StepDeps): Promi
     const session = await findByBox(options.db, box);
     if (!session || session.state === "ended") await options.launcher.removeFiles(box);
   }
-  for (const { id } of await listDue(options.db, options.host, options.idleMs)) await giveUpHalfStart(options, id);
 }
 
 type Sandbox = Awaited<ReturnType<ReconcilerOptions["launcher"]["list"]>>[number];
@@ -212,11 +211,4 @@ async function adopt(options: ReconcilerOptions, deps: StepDeps, { box, run, han
     await options.launcher.destroy(handle);
     options.log.info({ box }, "orphaned sandbox destroyed");
   }
-}
-
-/** A start without a sandbox died with the process that made it; nobody has to wait for its deadline. */
-async function giveUpHalfStart({ journal }: ReconcilerOptions, sessionId: string): Promise<void> {
-  await journal.change(sessionId, present, ({ session, now, set }) => {
-    if (session.state === "starting" && session.handle === null) set({ lease_until: now });
-  });
 }

@@ -272,8 +272,9 @@ function stepTowards(observed: Observed, deadlines: Deadlines): Step {
   if (observed.lifeLeftMs < 0) return "expire";
   if (observed.state === "dormant") return dormantStep(observed);
   if (observed.state === "requested") return "launch";
-  // A start whose sandbox is not known yet is under way: its deadline decides.
-  const lost = observed.sandbox === "exited" || observed.leaseLeftMs < 0;
+  // A start is one look of the only process that starts it: seen by another look without a sandbox, it came to nothing.
+  const cameToNothing = observed.state === "starting" && observed.sandbox === undefined;
+  const lost = observed.sandbox === "exited" || observed.leaseLeftMs < 0 || cameToNothing;
   if (!lost) return livingStep(observed, deadlines);
   if (observed.restoring) return retry(observed, deadlines, "give_up_restore");
   if (!observed.started && observed.state === "starting")

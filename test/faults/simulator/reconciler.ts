@@ -306,13 +306,4 @@ export function* adoptSandboxes(world: World, plane: ControlPlane): Task {
     const wanted = (yield readTables(world, (row) => row.box === id && row.state !== "ended")) as string[];
     if (wanted.length === 0) yield* removeFiles(world, id);
   }
-  const halfStarts = (yield readTables(
-    world,
-    (row) => row.host === plane.host && row.state === "starting" && row.handle === null,
-  )) as string[];
-  for (const id of halfStarts) {
-    yield* change(world, plane, id, present, (one) => {
-      if (one.row.state === "starting" && one.row.handle === null) set(one, { lease_until: one.now });
-    });
-  }
 }

@@ -46,7 +46,13 @@ describe("the next step of a session", () => {
     ["all is well", {}, "wait"],
     ["nothing has been started yet", { state: "requested", sandbox: undefined, started: false }, "launch"],
     ["it is to be started again", { state: "requested", sandbox: undefined }, "launch"],
-    ["it starts and its sandbox is not known yet", { state: "starting", sandbox: undefined, started: false, leaseLeftMs: 1 }, "wait"],
+    ["its start came to nothing, and it is not its first", { state: "starting", sandbox: undefined, leaseLeftMs: 1 }, "recover"],
+    ["its start came to nothing", { state: "starting", sandbox: undefined, started: false, leaseLeftMs: 1 }, "recover"],
+    [
+      "its start came to nothing again and again",
+      { state: "starting", sandbox: undefined, started: false, leaseLeftMs: 1, restarts: 3 },
+      "startup_timeout",
+    ],
     ["it starts and its runner is on the way", { state: "starting", started: false, leaseLeftMs: 1 }, "wait"],
     ["it starts, the deadline has passed, the sandbox is there", { state: "starting", started: false, leaseLeftMs: -1 }, "startup_timeout"],
     [
