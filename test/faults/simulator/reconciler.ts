@@ -176,7 +176,7 @@ function* start(world: World, plane: ControlPlane, seen: Row): Task {
     handle = yield* launch(world, orders);
   } catch (error) {
     yield* change(world, plane, seen.id, present, (one) => {
-      if (one.row.epoch === epoch && one.row.state === "starting") set(one, world.rules.unlaunched(one.now));
+      if (one.row.epoch === epoch && one.row.state === "starting") set(one, world.rules.unlaunched(one.row, one.now));
     });
     throw error;
   }

@@ -7,10 +7,12 @@ import {
   type CallNews,
   fateOfTurn,
   followCalls,
+  holdsLease,
   isAct,
   isFoundAgain,
   isLastAsked,
   isReportable,
+  isSandboxOf,
   isUnused,
   nextStep,
   type Observed,
@@ -19,7 +21,7 @@ import {
   type Step,
   setback,
 } from "../../../server/runners/rules.ts";
-import { keptAwake, notRestored, recovered } from "../../../server/runners/transitions.ts";
+import { keptAwake, notRestored, recovered, unlaunched } from "../../../server/runners/transitions.ts";
 
 const deadlines = { endGraceMs: 5_000, maxRestarts: 3, archiveTimeoutMs: 600_000 };
 const well: Observed = {
@@ -165,6 +167,12 @@ describe("a session whose steps fail", () => {
       [0, 1, 2, 5, 6, 40].map((failures) => setback({ failures, desired: "run" }, "launch", 8, random).pauseMs);
     expect(pauses(1)).toEqual([500, 1_000, 2_000, 16_000, 30_000, 30_000]);
     expect(pauses(0)).toEqual(pauses(1).map((pause) => pause / 2));
+  });
+
+  test("takes no last word of a runner that attached to a start which came to nothing", () => {
+    const after = unlaunched({ epoch: 4 }, new Date(0));
+    expect([after.lease_hash, after.attach_hash, holdsLease(after, 4)]).toEqual([null, null, false]);
+    expect(isSandboxOf({ handle: null, epoch: after.epoch }, { id: "left", run: 4 })).toBe(false);
   });
 
   test("is forgotten with time when it is parked, as when it sleeps, and not when it only waits", () => {
