@@ -251,10 +251,10 @@ const mostPauseMs = 30_000;
 const firstPauseMs = 500;
 
 /** What comes of a step that failed. `random` from 0 to 1: sessions that failed together are not tried together. */
-export function setback(session: Pick<SessionCore, "failures" | "desired">, step: Step, tries: number, random: number) {
+export function setback(session: Pick<SessionCore, "failures" | "desired" | "parked_at">, step: Step, tries: number, random: number) {
   const failures = session.failures + 1;
   const pauseMs = Math.min(mostPauseMs, firstPauseMs * 2 ** (failures - 1)) * (0.5 + random / 2);
-  return { failures, pauseMs, parks: failures >= tries && isParkable(step, session) };
+  return { failures, pauseMs, parks: failures >= tries && !isParked(session) && isParkable(step, session) };
 }
 
 const endings: ReadonlySet<Step> = new Set<Step>(["give_up", "startup_timeout", "expire", "ask_to_end", "force_end", "erase"]);

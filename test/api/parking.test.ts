@@ -29,10 +29,10 @@ const isDue = async (sessionId: string) => (await listDue(database.db, "test", 6
 /** A failure of a step that was decided on when the session was as `seen`. */
 async function fail(
   seen: SessionRow,
-  { step = "launch", error = new Error("no"), journal = core.journal, log = createLog("silent") } = {},
+  { step = "launch" as Step, error = new Error("no"), journal = core.journal, log = createLog("silent") } = {},
 ): Promise<void> {
   const launcher = { lastOutput: async () => "what it said" } as unknown as StepDeps["launcher"];
-  await setBack({ db: database.db, journal, launcher, log, stepTries: 3 }, seen, step as Step, error);
+  await setBack({ db: database.db, journal, launcher, log, stepTries: 3 }, seen, step, error);
 }
 
 /** As often as it takes. */
@@ -165,6 +165,22 @@ describe("a parked session", () => {
       .where("id", "=", over)
       .execute();
     expect([await isDue(ending), await isDue(over)]).toEqual([true, true]);
+  });
+
+  test("is not tried every second when its end fails too, and stays parked", async () => {
+    const id = await core.openSession();
+    await failUntilParked(id);
+    await database.db
+      .updateTable("session")
+      .set({ ends_at: new Date(0) })
+      .where("id", "=", id)
+      .execute();
+    const seen = await row(id);
+    // That it cannot even be seen how its sandbox is parks nobody twice.
+    for (const step of ["expire", "wait"] as const) await fail(await row(id), { step });
+    const after = await row(id);
+    expect([after.failures, after.retry_at instanceof Date, await isDue(id)]).toEqual([5, true, false]);
+    expect([after.parked_at, after.last_seq]).toEqual([seen.parked_at, seen.last_seq]);
   });
 
   test("is among those that nobody uses once it has been parked for so long", async () => {

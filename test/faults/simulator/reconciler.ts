@@ -149,7 +149,8 @@ function* setBack(world: World, plane: ControlPlane, seen: Row, step: Step, why:
 /** Unless somebody has asked for the session meanwhile, or another server has parked it. */
 function* countAgainst(world: World, plane: ControlPlane, seen: Row, values: Partial<Row>): Task {
   yield* change(world, plane, seen.id, present, (one) => {
-    const isSame = one.row.failures === seen.failures && one.row.desired === seen.desired && !world.rules.isParked(one.row);
+    const { isParked } = world.rules;
+    const isSame = one.row.failures === seen.failures && one.row.desired === seen.desired && isParked(one.row) === isParked(seen);
     if (!isSame) return;
     set(one, values);
     if (values.parked_at) append(one, "system", "parked");

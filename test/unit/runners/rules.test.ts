@@ -151,7 +151,7 @@ describe("a session whose steps fail", () => {
 
   test("is parked with the last of its tries, unless it is to end or sleeps", () => {
     const after = (failures: number, step: Step, desired: "run" | "hibernate" | "end" = "run") =>
-      setback({ failures, desired }, step, 3, 1).parks;
+      setback({ failures, desired, parked_at: null }, step, 3, 1).parks;
     expect([0, 1, 2, 3].map((failures) => after(failures, "launch"))).toEqual([false, false, true, true]);
     expect(
       (["recover", "hibernate", "stay_awake", "wake", "clear", "give_up_restore", "wait"] as const).every((step) => after(2, step)),
@@ -160,11 +160,13 @@ describe("a session whose steps fail", () => {
       false,
     );
     expect([after(9, "launch", "end"), after(9, "clear", "hibernate")]).toEqual([false, false]);
+    // It cannot be seen how its sandbox is, and its lifetime is over.
+    expect(setback({ failures: 9, desired: "run", parked_at: new Date(0) }, "wait", 3, 1).parks).toBe(false);
   });
 
   test("is tried after growing pauses of up to thirty seconds, not all of them together", () => {
     const pauses = (random: number) =>
-      [0, 1, 2, 5, 6, 40].map((failures) => setback({ failures, desired: "run" }, "launch", 8, random).pauseMs);
+      [0, 1, 2, 5, 6, 40].map((failures) => setback({ failures, desired: "run", parked_at: null }, "launch", 8, random).pauseMs);
     expect(pauses(1)).toEqual([500, 1_000, 2_000, 16_000, 30_000, 30_000]);
     expect(pauses(0)).toEqual(pauses(1).map((pause) => pause / 2));
   });
