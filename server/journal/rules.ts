@@ -75,7 +75,7 @@ export function unparked(session: Pick<Row, "parked_at">) {
 }
 
 /** Failures count towards one wish. */
-export const afresh = { failures: 0, retry_at: null, parked_at: null };
+export const afresh = { failures: 0, failing_since: null, retry_at: null, parked_at: null };
 
 /** A session with something to do is wanted awake; one that is just being put away goes on at once. */
 export function wakened(session: Pick<Row, "state" | "desired" | "parked_at">, now: Date) {

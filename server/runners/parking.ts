@@ -9,10 +9,10 @@ import type { SessionRow } from "../journal/store.ts";
 import { withOutput } from "./output.ts";
 import { type Step, setback } from "./rules.ts";
 import { SessionMoved, type StepDeps } from "./step.ts";
-import { parkSilently, recordSetback } from "./store.ts";
+import { databaseNow, parkSilently, recordSetback } from "./store.ts";
 import { parked } from "./transitions.ts";
 
-export type ParkingDeps = Pick<StepDeps, "journal" | "launcher" | "log" | "stepTries"> & { db: Kysely<Database> };
+export type ParkingDeps = Pick<StepDeps, "journal" | "launcher" | "log" | "stepTries" | "parkAfterMs"> & { db: Kysely<Database> };
 
 /** That the database was away is nobody's fault, and soon over. */
 const databasePauseMs = 2_000;
@@ -30,7 +30,8 @@ export async function setBack(deps: ParkingDeps, session: SessionRow, step: Step
     deps.log.warn(about, "session step failed of the database");
     return recordSetback(deps.db, session, session.failures, databasePauseMs);
   }
-  const { failures, pauseMs, parks } = setback(session, step, deps.stepTries, Math.random());
+  const now = await databaseNow(deps.db);
+  const { failures, pauseMs, parks } = setback(session, step, deps, { now, random: Math.random() });
   if (!parks) {
     deps.log.warn({ ...about, times: failures }, "session step failed");
     return recordSetback(deps.db, session, failures, pauseMs);

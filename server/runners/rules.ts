@@ -250,11 +250,27 @@ export function nextStep(observed: Observed, deadlines: Deadlines): Step {
 const mostPauseMs = 30_000;
 const firstPauseMs = 500;
 
+/** What a session has to have failed for before it is parked: a machine that is away for a minute parks nobody. */
+export const parkAfterMs = 600_000;
+
+export type Tries = {
+  /** Failures in a row of which a session is parked, */
+  stepTries: number;
+  /** once this has passed since the first of them; milliseconds. */
+  parkAfterMs: number;
+};
+
 /** What comes of a step that failed. `random` from 0 to 1: sessions that failed together are not tried together. */
-export function setback(session: Pick<SessionCore, "failures" | "desired" | "parked_at">, step: Step, tries: number, random: number) {
+export function setback(
+  session: Pick<SessionCore, "failures" | "failing_since" | "desired" | "parked_at">,
+  step: Step,
+  tries: Tries,
+  { now, random }: { now: number; random: number },
+) {
   const failures = session.failures + 1;
   const pauseMs = Math.min(mostPauseMs, firstPauseMs * 2 ** (failures - 1)) * (0.5 + random / 2);
-  return { failures, pauseMs, parks: failures >= tries && !isParked(session) && isParkable(step, session) };
+  const isOver = failures >= tries.stepTries && now - (session.failing_since?.getTime() ?? now) >= tries.parkAfterMs;
+  return { failures, pauseMs, parks: isOver && !isParked(session) && isParkable(step, session) };
 }
 
 const endings: ReadonlySet<Step> = new Set<Step>(["give_up", "startup_timeout", "expire", "ask_to_end", "force_end", "erase"]);

@@ -93,7 +93,12 @@ type Tried = Pick<SessionRow, "id" | "failures" | "desired" | "parked_at">;
 /** Writes down that a step failed, and when it is tried again; nothing when the session is no longer what it was. */
 export async function recordSetback(db: Kysely<Database>, tried: Tried, failures: number, pauseMs: number): Promise<void> {
   await unchanged(db, tried)
-    .set({ failures, retry_at: sql<Date>`clock_timestamp() + make_interval(secs => ${pauseMs / 1000})` })
+    .set({
+      failures,
+      // That the database was away is no failure.
+      failing_since: failures === 0 ? null : sql<Date>`coalesce(failing_since, clock_timestamp())`,
+      retry_at: sql<Date>`clock_timestamp() + make_interval(secs => ${pauseMs / 1000})`,
+    })
     .execute();
 }
 
@@ -104,7 +109,7 @@ export async function parkSilently(db: Kysely<Database>, tried: Tried, failures:
 
 /** What failed before counts no longer: a step has been taken. */
 export async function forgetSetbacks(db: Kysely<Database>, tried: Tried): Promise<void> {
-  await unchanged(db, tried).set({ failures: 0, retry_at: null }).execute();
+  await unchanged(db, tried).set({ failures: 0, failing_since: null, retry_at: null }).execute();
 }
 
 /** Who was parked already is still to be ended and cleared. */

@@ -1,4 +1,5 @@
 // How failures of a session's steps are counted in its row, on a real database.
+import { sql } from "kysely";
 import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openDraft } from "../../server/journal/draft.ts";
@@ -29,10 +30,10 @@ const isDue = async (sessionId: string) => (await listDue(database.db, "test", 6
 /** A failure of a step that was decided on when the session was as `seen`. */
 async function fail(
   seen: SessionRow,
-  { step = "launch" as Step, error = new Error("no"), journal = core.journal, log = createLog("silent") } = {},
+  { step = "launch" as Step, error = new Error("no"), journal = core.journal, log = createLog("silent"), parkAfterMs = 0 } = {},
 ): Promise<void> {
   const launcher = { lastOutput: async () => "what it said" } as unknown as StepDeps["launcher"];
-  await setBack({ db: database.db, journal, launcher, log, stepTries: 3 }, seen, step, error);
+  await setBack({ db: database.db, journal, launcher, log, stepTries: 3, parkAfterMs }, seen, step, error);
 }
 
 /** As often as it takes. */
@@ -58,11 +59,28 @@ describe("a step that fails", () => {
     expect([last.failures, last.retry_at, last.parked_at instanceof Date, await isDue(id)]).toEqual([3, null, true, false]);
   });
 
+  test("parks nobody before ten minutes of failing, by the database's clock", async () => {
+    const id = await core.openSession();
+    const parkAfterMs = 600_000;
+    for (let times = 0; times < 5; times += 1) await fail(await row(id), { parkAfterMs });
+    const first = await row(id);
+    expect(first).toMatchObject({ failures: 5, parked_at: null, failing_since: expect.any(Date), retry_at: expect.any(Date) });
+    await fail(first, { parkAfterMs });
+    expect((await row(id)).failing_since).toEqual(first.failing_since);
+    await database.db
+      .updateTable("session")
+      .set({ failing_since: sql<Date>`failing_since - interval '10 minutes'` })
+      .where("id", "=", id)
+      .execute();
+    await fail(await row(id), { parkAfterMs });
+    expect(await row(id)).toMatchObject({ failures: 7, parked_at: expect.any(Date) });
+  });
+
   test("counts no longer once a step is taken", async () => {
     const id = await core.openSession();
     await fail(await row(id));
     await forgetSetbacks(database.db, await row(id));
-    expect(await row(id)).toMatchObject({ failures: 0, retry_at: null });
+    expect(await row(id)).toMatchObject({ failures: 0, failing_since: null, retry_at: null });
     expect(await isDue(id)).toBe(true);
   });
 
@@ -85,8 +103,8 @@ describe("a step that fails", () => {
     const id = await core.openSession();
     for (const code of ["57P01", "08006", "40001", "ECONNREFUSED"])
       for (let times = 0; times < 3; times += 1) await fail(await row(id), { error: Object.assign(new Error("gone"), { code }) });
-    const { failures, parked_at, retry_at } = await row(id);
-    expect([failures, parked_at, retry_at instanceof Date]).toEqual([0, null, true]);
+    const { failures, failing_since, parked_at, retry_at } = await row(id);
+    expect([failures, failing_since, parked_at, retry_at instanceof Date]).toEqual([0, null, null, true]);
   });
 
   test("is not counted against what is wanted since: an end is tried at once, and for ever", async () => {

@@ -7,7 +7,7 @@ import { expirePauses, isUnanswered } from "./pauses.ts";
 import { Refusal, type Task } from "./scheduler.ts";
 import { append, command, type Row, set } from "./tables.ts";
 import { closePauses, forgetCommands, isOnlyWaiting, report, settleTurn } from "./turns.ts";
-import { newId, newNumber, readTables, sleep, stepTries, times, unavailable, type World } from "./world.ts";
+import { newId, newNumber, readTables, sleep, times, tries, unavailable, type World } from "./world.ts";
 
 type TakeStep = (world: World, plane: ControlPlane, seen: Row) => Task;
 /** Nobody leaves in this world, so nothing is ever erased. */
@@ -140,7 +140,8 @@ function* look(world: World, plane: ControlPlane, sessionId: string): Task<boole
 function* setBack(world: World, plane: ControlPlane, seen: Row, step: Step, why: string): Task {
   const until = (pauseMs: number) => new Date(world.scheduler.now + pauseMs);
   if (why === unavailable) return yield* countAgainst(world, plane, seen, { retry_at: until(databasePauseMs) });
-  const { failures, pauseMs, parks } = world.rules.setback(seen, step, stepTries, world.random.next());
+  const { now } = world.scheduler;
+  const { failures, pauseMs, parks } = world.rules.setback(seen, step, tries, { now, random: world.random.next() });
   if (!parks) return yield* countAgainst(world, plane, seen, { failures, retry_at: until(pauseMs) });
   world.checker.reach("a session is parked");
   yield* countAgainst(world, plane, seen, world.rules.parked(failures, new Date(world.scheduler.now)));

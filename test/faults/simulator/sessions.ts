@@ -196,6 +196,7 @@ function blank(now: Date): Omit<Row, "id" | "owner" | "host" | "one_shot" | "max
     queued_prompts: 0,
     restarts: 0,
     failures: 0,
+    failing_since: null,
     retry_at: null,
     parked_at: null,
     turn_acted: false,

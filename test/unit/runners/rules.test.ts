@@ -17,6 +17,7 @@ import {
   nextStep,
   type Observed,
   onlyWaits,
+  parkAfterMs,
   questionOf,
   type Step,
   setback,
@@ -150,8 +151,9 @@ describe("a session whose steps fail", () => {
   });
 
   test("is parked with the last of its tries, unless it is to end or sleeps", () => {
+    const tries = { stepTries: 3, parkAfterMs: 0 };
     const after = (failures: number, step: Step, desired: "run" | "hibernate" | "end" = "run") =>
-      setback({ failures, desired, parked_at: null }, step, 3, 1).parks;
+      setback({ failures, failing_since: null, desired, parked_at: null }, step, tries, { now: 0, random: 1 }).parks;
     expect([0, 1, 2, 3].map((failures) => after(failures, "launch"))).toEqual([false, false, true, true]);
     expect(
       (["recover", "hibernate", "stay_awake", "wake", "clear", "give_up_restore", "wait"] as const).every((step) => after(2, step)),
@@ -161,12 +163,27 @@ describe("a session whose steps fail", () => {
     );
     expect([after(9, "launch", "end"), after(9, "clear", "hibernate")]).toEqual([false, false]);
     // It cannot be seen how its sandbox is, and its lifetime is over.
-    expect(setback({ failures: 9, desired: "run", parked_at: new Date(0) }, "wait", 3, 1).parks).toBe(false);
+    const parked = { failures: 9, failing_since: null, desired: "run", parked_at: new Date(0) } as const;
+    expect(setback(parked, "wait", tries, { now: 0, random: 1 }).parks).toBe(false);
+  });
+
+  test("is not parked of a row of failures that has lasted less than ten minutes, however many they are", () => {
+    const tries = { stepTries: 3, parkAfterMs };
+    const after = (failures: number, failingMs: number) =>
+      setback({ failures, failing_since: new Date(1_000), desired: "run", parked_at: null }, "launch", tries, {
+        now: 1_000 + failingMs,
+        random: 1,
+      });
+    expect([after(20, 599_999), after(20, 600_000), after(1, 600_000)].map(({ parks }) => parks)).toEqual([false, true, false]);
+    expect(after(20, 599_999).pauseMs).toBe(30_000);
   });
 
   test("is tried after growing pauses of up to thirty seconds, not all of them together", () => {
+    const session = { failing_since: null, desired: "run", parked_at: null } as const;
     const pauses = (random: number) =>
-      [0, 1, 2, 5, 6, 40].map((failures) => setback({ failures, desired: "run", parked_at: null }, "launch", 8, random).pauseMs);
+      [0, 1, 2, 5, 6, 40].map(
+        (failures) => setback({ ...session, failures }, "launch", { stepTries: 8, parkAfterMs }, { now: 0, random }).pauseMs,
+      );
     expect(pauses(1)).toEqual([500, 1_000, 2_000, 16_000, 30_000, 30_000]);
     expect(pauses(0)).toEqual(pauses(1).map((pause) => pause / 2));
   });
@@ -188,7 +205,7 @@ describe("a session whose steps fail", () => {
 
   test("starts afresh with every other wish, and parked with every word", () => {
     const [at, now] = [new Date(1), new Date(2)];
-    const afresh = { failures: 0, retry_at: null, parked_at: null };
+    const afresh = { failures: 0, failing_since: null, retry_at: null, parked_at: null };
     expect(wishToEnd({ desired: "run" }, "failed")).toMatchObject(afresh);
     expect(wakened({ state: "requested", desired: "run", parked_at: at }, now)).toEqual({ desired: "run", ...afresh, error_message: null });
     expect(wakened({ state: "requested", desired: "run", parked_at: null }, now)).toEqual({ desired: "run" });
