@@ -190,7 +190,11 @@ test("one whose runner is lost when no sandbox can be started keeps its files an
 test("one that sleeps keeps its snapshot when it cannot be brought back, and a prompt brings it back once it can", async () => {
   const sessionId = await open();
   await bash(sessionId, "echo kept > file");
+  // Parked for something that is mended: whoever wants it put away is heard.
+  const parkedOnce = { failures: 3, failing_since: new Date(), parked_at: new Date() };
+  await installation.database.db.updateTable("session").set(parkedOnce).where("id", "=", sessionId).execute();
   await person.sessions.hibernateSession({ sessionId });
+  expect(await stored(sessionId)).toMatchObject({ failures: 0, failing_since: null, parked_at: null });
   await watcher!.untilKind("sessionStatus", ({ detail }) => detail === SessionDetail.DORMANT);
   breakStarts();
   await person.channel.sendPrompt({ sessionId, text: "[[text while broken]]" });

@@ -73,7 +73,7 @@ export function* hibernateSession(world: World, plane: ControlPlane, sessionId: 
   yield* change(world, plane, sessionId, alive, (one) => {
     const starts = one.row.state === "requested" || one.row.state === "starting";
     if (starts || world.rules.isOccupied(one.row)) throw new Refusal("SESSION_BUSY");
-    set(one, { desired: "hibernate" });
+    set(one, world.rules.wishToRest(one.row));
   });
 }
 

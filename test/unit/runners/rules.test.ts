@@ -1,7 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/event_pb.ts";
-import { isAnswerTo, isForgotten, isWokenByPrompt, standingOfCall, wakened, wishToEnd } from "../../../server/journal/rules.ts";
+import { isAnswerTo, isForgotten, isWokenByPrompt, standingOfCall, wakened, wishToEnd, wishToRest } from "../../../server/journal/rules.ts";
 import {
   alreadyCommitted,
   type CallNews,
@@ -209,6 +209,9 @@ describe("a session whose steps fail", () => {
     expect(wishToEnd({ desired: "run" }, "failed")).toMatchObject(afresh);
     expect(wakened({ state: "requested", desired: "run", parked_at: at }, now)).toEqual({ desired: "run", ...afresh, error_message: null });
     expect(wakened({ state: "requested", desired: "run", parked_at: null }, now)).toEqual({ desired: "run" });
+    expect(wakened({ state: "running", desired: "hibernate", parked_at: null }, now)).toEqual({ desired: "run", ...afresh });
+    expect(wishToRest({ parked_at: null })).toEqual({ desired: "hibernate", ...afresh });
+    expect(wishToRest({ parked_at: at })).toEqual({ desired: "hibernate", ...afresh, error_message: null });
     const asking = { turn: 3, pending_count: 1 };
     expect([null, at].map((parked_at) => isWokenByPrompt({ ...asking, parked_at }))).toEqual([false, true]);
     const found = [null, at].map((parked_at) => isFoundAgain({ parked_at, lease_until: at }, now));
