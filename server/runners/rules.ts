@@ -60,11 +60,6 @@ export function isUnmoved(session: Pick<SessionCore, "epoch" | "state">, seen: P
   return session.epoch === seen.epoch && session.state === seen.state;
 }
 
-/** Whether a runner that speaks was thought lost, and its session is parked because it could not be replaced. */
-export function isFoundAgain(session: Pick<SessionCore, "parked_at" | "lease_until">, now: Date): boolean {
-  return isParked(session) && session.lease_until !== null && session.lease_until < now;
-}
-
 /** Whether a session still waits for the runner that shows its attach token. */
 export function awaitsRunner(session: Pick<SessionCore, "state" | "desired">): boolean {
   return session.state === "starting" && session.desired !== "end";

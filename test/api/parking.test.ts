@@ -2,6 +2,7 @@
 import { sql } from "kysely";
 import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createLocalDisk } from "../../server/blobs/local-disk.ts";
 import { openDraft } from "../../server/journal/draft.ts";
 import type { SessionRow } from "../../server/journal/store.ts";
 import { findSession } from "../../server/journal/store.ts";
@@ -14,18 +15,31 @@ import { forgetSetbacks, listDue } from "../../server/runners/store.ts";
 import { listUnused } from "../../server/snapshots/store.ts";
 import { createJournalCore, type JournalCore } from "../support/journal-core.ts";
 import { createTestDatabase, type TestDatabase } from "../support/postgres.ts";
+import { makeTemporaryDirectory, removeDirectory } from "../support/temporary.ts";
 
+const directory = makeTemporaryDirectory("parking");
 let database: TestDatabase;
 let core: JournalCore;
 
 beforeAll(async () => {
   database = await createTestDatabase();
-  core = await createJournalCore(database);
+  core = await createJournalCore(database, await createLocalDisk(directory));
 });
-afterAll(() => database?.drop());
+afterAll(async () => {
+  await database?.drop();
+  removeDirectory(directory);
+});
 
 const row = async (sessionId: string): Promise<SessionRow> => (await findSession(database.db, sessionId))!;
 const isDue = async (sessionId: string) => (await listDue(database.db, "test", 60_000)).some(({ id }) => id === sessionId);
+
+async function set(sessionId: string, values: Partial<SessionRow>): Promise<void> {
+  await database.db
+    .updateTable("session")
+    .set(values as object)
+    .where("id", "=", sessionId)
+    .execute();
+}
 
 /** A failure of a step that was decided on when the session was as `seen`. */
 async function fail(
@@ -37,8 +51,9 @@ async function fail(
 }
 
 /** As often as it takes. */
-async function failUntilParked(sessionId: string): Promise<void> {
-  for (let times = 0; times < 3; times += 1) await fail(await row(sessionId));
+async function failUntilParked(sessionId: string, step: Step = "launch"): Promise<void> {
+  for (let times = 0; times < 3; times += 1) await fail(await row(sessionId), { step });
+  expect((await row(sessionId)).parked_at).not.toBeNull();
 }
 
 describe("a step that fails", () => {
@@ -214,20 +229,12 @@ describe("a parked session", () => {
     expect(await isUnused()).toBe(true);
   });
 
-  test("is parked no longer when its runner, which was thought lost, speaks", async () => {
+  test.each(["was thought lost", "was never lost"])("is parked no longer when its runner, which %s, speaks", async (how) => {
     const id = await core.openSession();
     const { client, epoch } = await core.attach(id);
-    await failUntilParked(id);
-    const heartbeat = { sessionId: id, epoch, firstRunnerSeq: 1, events: [] };
-    // It hears of a runner that was never lost, too: what failed was something else.
-    await client.reportEvents(heartbeat);
-    expect((await row(id)).parked_at).not.toBeNull();
-    await database.db
-      .updateTable("session")
-      .set({ lease_until: new Date(0) })
-      .where("id", "=", id)
-      .execute();
-    await client.reportEvents(heartbeat);
+    await failUntilParked(id, "recover");
+    if (how === "was thought lost") await set(id, { lease_until: new Date(0) });
+    await client.reportEvents({ sessionId: id, epoch, firstRunnerSeq: 1, events: [] });
     expect(await row(id)).toMatchObject({ parked_at: null, failures: 0, error_message: null });
   });
 
@@ -238,3 +245,25 @@ describe("a parked session", () => {
     expect(await row(id)).toMatchObject({ parked_at: null, state: "running", error_message: null });
   });
 });
+  test("is parked no longer when its files are back after all", async () => {
+    const id = await core.openSession();
+    await set(id, { restoring: true, snapshot_generation: 1 });
+    const { client, epoch } = await core.attach(id);
+    await failUntilParked(id, "give_up_restore");
+    await client.reportRestore({ sessionId: id, epoch, failure: "" });
+    expect(await row(id)).toMatchObject({ parked_at: null, state: "running", restoring: false, error_message: null });
+  });
+
+  test("is parked no longer when its snapshot is there after all", async () => {
+    const id = await core.openSession();
+    const { client, epoch } = await core.attach(id);
+    await set(id, { state: "hibernating", desired: "hibernate" });
+    await failUntilParked(id, "stay_awake");
+    const piece = { sessionId: id, epoch, generation: 1, data: new Uint8Array(9), last: true };
+    const pieces = async function* () {
+      yield piece;
+    };
+    expect(await client.putSnapshot(pieces())).toMatchObject({ committed: true });
+    expect(await row(id)).toMatchObject({ parked_at: null, state: "dormant", snapshot_generation: 1, error_message: null });
+  });
+
