@@ -7,7 +7,7 @@ import { isParked } from "../journal/rules.ts";
 import { sealText } from "../journal/seal.ts";
 import type { SessionRow } from "../journal/store.ts";
 import { withOutput } from "./output.ts";
-import { type Step, setback } from "./rules.ts";
+import { hasGotFurther, type Step, setback } from "./rules.ts";
 import { SessionMoved, type StepDeps } from "./step.ts";
 import { databaseNow, parkSilently, recordSetback } from "./store.ts";
 import { parked } from "./transitions.ts";
@@ -42,7 +42,7 @@ export async function setBack(deps: ParkingDeps, session: SessionRow, step: Step
 
 async function park(deps: ParkingDeps, session: SessionRow, step: Step, failures: number): Promise<void> {
   try {
-    await deps.journal.change(session.id, unhindered(session), async (change) => {
+    await deps.journal.change(session.id, unhindered(session, step), async (change) => {
       const { box } = change.session;
       const what = `The session is parked: ${failedAt[step]}, ${failures} times in a row.`;
       const report = `The operator's log says why, under ${session.id} at ${change.now.toISOString()}.`;
@@ -65,10 +65,11 @@ export function tellReason(change: Change, reason: string, output = ""): void {
   change.set({ error_message: Buffer.from(sealed) });
 }
 
-/** Refuses when somebody has asked for the session meanwhile, or another server has parked it. */
-function unhindered({ failures, desired }: SessionRow): Guard {
+/** Refuses when somebody has asked for the session meanwhile, another server has parked it, or it goes on after all. */
+function unhindered(seen: SessionRow, step: Step): Guard {
   return (row) => {
-    if (row?.failures === failures && row.desired === desired && !isParked(row)) return row;
+    const isSame = row?.failures === seen.failures && row.desired === seen.desired && !isParked(row);
+    if (row && isSame && !hasGotFurther(row, seen, step)) return row;
     throw new SessionMoved();
   };
 }

@@ -237,8 +237,26 @@ export type Deadlines = {
 /** The next step from what is observed to what is wanted (design D9), unless it failed before and is not to be tried now. */
 export function nextStep(observed: Observed, deadlines: Deadlines): Step {
   const step = stepTowards(observed, deadlines);
-  const isHeld = observed.retryLeftMs > 0 || (observed.parked && isParkable(step, observed));
-  return isHeld ? "wait" : step;
+  const isLeft = observed.retryLeftMs > 0 || (observed.parked && isParkable(step, observed));
+  return isLeft ? "wait" : step;
+}
+
+/** Whether a wait says nothing of how the session is: something may have to be done that is not to be tried now. */
+export function isHeld({ retryLeftMs, parked }: Pick<Observed, "retryLeftMs" | "parked">): boolean {
+  return retryLeftMs > 0 || parked;
+}
+
+/**
+ * Whether a session has got further since a step failed that was decided on when it was as `seen`. A launch goes through
+ * `starting` with an epoch of its own, and back with another.
+ */
+export function hasGotFurther(
+  session: Pick<SessionCore, "epoch" | "state">,
+  seen: Pick<SessionCore, "epoch" | "state">,
+  step: Step,
+): boolean {
+  if (step !== "launch") return !isUnmoved(session, seen);
+  return session.epoch > seen.epoch + 2 || (session.state !== "requested" && session.state !== "starting");
 }
 
 /** A session whose steps keep failing is tried again this often at the least, until it is parked. */

@@ -144,6 +144,25 @@ describe("a step that fails", () => {
     expect(await row(id)).toMatchObject({ failures: 0, retry_at: null });
   });
 
+  test("is looked at once more when it is well, so that the failure is forgotten", async () => {
+    const id = await core.openSession();
+    await core.attach(id);
+    expect(await isDue(id)).toBe(false);
+    await set(id, { failures: 7, failing_since: new Date(0), retry_at: new Date(0) });
+    expect(await isDue(id)).toBe(true);
+    await forgetSetbacks(database.db, await row(id));
+    expect(await isDue(id)).toBe(false);
+  });
+
+  test("parks nobody whose runner attached and works before the launch came to nothing", async () => {
+    const id = await core.openSession();
+    for (let times = 0; times < 2; times += 1) await fail(await row(id));
+    const seen = await row(id);
+    await core.attach(id);
+    await expect(fail(seen)).rejects.toBeInstanceOf(SessionMoved);
+    expect(await row(id)).toMatchObject({ state: "running", parked_at: null });
+  });
+
   test("is told the operator each time, with what to find it by", async () => {
     const id = await core.openSession();
     const lines: { level: number; session_id: string; step: string; times: number; err: { message: string }; msg: string }[] = [];

@@ -148,11 +148,11 @@ function* setBack(world: World, plane: ControlPlane, seen: Row, step: Step, why:
 }
 
 /** Unless somebody has asked for the session meanwhile, or another server has parked it. */
-function* countAgainst(world: World, plane: ControlPlane, seen: Row, values: Partial<Row>): Task {
+function* countAgainst(world: World, plane: ControlPlane, seen: Row, values: Partial<Row>, parkedFor?: Step): Task {
   yield* change(world, plane, seen.id, present, (one) => {
     const { isParked } = world.rules;
     const isSame = one.row.failures === seen.failures && one.row.desired === seen.desired && isParked(one.row) === isParked(seen);
-    if (!isSame) return;
+    if (!isSame || (parkedFor && world.rules.hasGotFurther(one.row, seen, parkedFor))) return;
     set(one, values);
     if (values.parked_at) append(one, "system", "parked");
   });

@@ -7,6 +7,7 @@ import {
   type CallNews,
   fateOfTurn,
   followCalls,
+  hasGotFurther,
   holdsLease,
   isAct,
   isFoundAgain,
@@ -186,6 +187,20 @@ describe("a session whose steps fail", () => {
       );
     expect(pauses(1)).toEqual([500, 1_000, 2_000, 16_000, 30_000, 30_000]);
     expect(pauses(0)).toEqual(pauses(1).map((pause) => pause / 2));
+  });
+
+  test("is not parked for a step when it has got further since", () => {
+    const seen = { state: "requested", epoch: 4 } as const;
+    const further = (state: "requested" | "starting" | "running" | "dormant", epoch: number, step: Step = "launch") =>
+      hasGotFurther({ state, epoch }, step === "launch" ? seen : { state: "running", epoch: 4 }, step);
+    expect([further("requested", 4), further("starting", 5), further("requested", 6)]).toEqual([false, false, false]);
+    expect([further("running", 5), further("dormant", 5), further("requested", 7)]).toEqual([true, true, true]);
+    expect([further("running", 4, "recover"), further("requested", 5, "recover")]).toEqual([false, true]);
+  });
+
+  test("is forgotten what failed only by a wait that holds nothing back", () => {
+    const held = [{}, { parked: true }, { retryLeftMs: 1 }].map((change) => isHeld({ ...well, ...change }));
+    expect(held).toEqual([false, true, true]);
   });
 
   test("takes no last word of a runner that attached to a start which came to nothing", () => {
