@@ -52,6 +52,8 @@ export async function listDue(db: Kysely<Database>, host: string, idleMs: number
             e("active_at", "<", sql<Date>`clock_timestamp() - make_interval(secs => ${idleMs / 1000})`),
           ]),
           e("lease_until", "<", sql<Date>`clock_timestamp()`),
+          // Something failed that is over, perhaps: then it is forgotten.
+          e.and([e("retry_at", "is not", null), e("parked_at", "is", null)]),
           e("ends_at", "<", sql<Date>`clock_timestamp()`),
         ]),
       )

@@ -257,13 +257,6 @@ describe("a parked session", () => {
     expect(await row(id)).toMatchObject({ parked_at: null, failures: 0, error_message: null });
   });
 
-  test("is parked no longer when a runner attaches after all", async () => {
-    const id = await core.openSession();
-    await failUntilParked(id);
-    await core.attach(id);
-    expect(await row(id)).toMatchObject({ parked_at: null, state: "running", error_message: null });
-  });
-});
   test("is parked no longer when its files are back after all", async () => {
     const id = await core.openSession();
     await set(id, { restoring: true, snapshot_generation: 1 });
@@ -286,3 +279,10 @@ describe("a parked session", () => {
     expect(await row(id)).toMatchObject({ parked_at: null, state: "dormant", snapshot_generation: 1, error_message: null });
   });
 
+  test("is parked no longer when a runner attaches after all", async () => {
+    const id = await core.openSession();
+    await failUntilParked(id);
+    await core.attach(id);
+    expect(await row(id)).toMatchObject({ parked_at: null, state: "running", error_message: null });
+  });
+});

@@ -163,6 +163,10 @@ test("one whose start fails and then works is not parked, and nothing is held ag
   await watcher!.untilKind("result");
   await expect.poll(async () => (await stored(sessionId)).retry_at).toBeNull();
   expect(await stored(sessionId)).toMatchObject({ failures: 0, restarts: 0, parked_at: null });
+  // What failed once and is well by itself is no part of a row either.
+  const failedOnce = { failures: 2, failing_since: new Date(0), retry_at: new Date(0) };
+  await installation.database.db.updateTable("session").set(failedOnce).where("id", "=", sessionId).execute();
+  await expect.poll(async () => (await stored(sessionId)).failures).toBe(0);
   expect(ofKind(watcher!.events, "system")).toEqual([]);
   await terminate(sessionId);
 });

@@ -10,7 +10,7 @@ import {
   hasGotFurther,
   holdsLease,
   isAct,
-  isFoundAgain,
+  isHeld,
   isLastAsked,
   isReportable,
   isSandboxOf,
