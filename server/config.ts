@@ -51,6 +51,8 @@ export type Config = Readonly<{
   logLevel: string;
   startupTimeoutMs: number;
   stepTries: number;
+  /** Milliseconds that the steps of a session fail at the least before it is parked; no setting: tests have no ten minutes. */
+  parkAfterMs?: number;
   heartbeatMs: number;
   heartbeatStaleMs: number;
   /** Where large things are kept, when not in the data directory. */
@@ -157,7 +159,7 @@ export const settings = {
   stepTries: setting(
     "CARREL_STEP_TRIES",
     "8",
-    "failures in a row, with growing pauses up to 30 s, after which a session is parked until somebody asks for it",
+    "failures in a row, with growing pauses up to 30 s and over 10 minutes at the least, after which a session is parked until somebody asks for it",
     integer(1, 1_000),
   ),
   heartbeatMs: setting("CARREL_HEARTBEAT_MS", "10000", "how often a runner shows that it lives", integer(100, 600_000)),

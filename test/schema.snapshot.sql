@@ -180,6 +180,7 @@ table session (
   epoch integer not null default 0
   error_message bytea
   exit_code integer
+  failing_since timestamp with time zone
   failures integer not null default 0
   forked_at_seq integer
   forked_from text

@@ -22,6 +22,7 @@ import { createLauncher, type Launcher } from "../runners/launcher.ts";
 import { createLeaseFinder, createLeaseInterceptor } from "../runners/leases.ts";
 import { createRunnerListener } from "../runners/listener.ts";
 import { createReconciler, type Reconciler } from "../runners/reconciler.ts";
+import { parkAfterMs } from "../runners/rules.ts";
 import { createRunnerServer, type RunnerServer } from "../runners/server.ts";
 import { createRunnerService } from "../runners/service.ts";
 import { createSnapshotDoor, createSnapshotReader } from "../runners/snapshot-door.ts";
@@ -102,6 +103,7 @@ function reconcilerSettings(config: Config) {
   return {
     startupTimeoutMs: config.startupTimeoutMs,
     stepTries: config.stepTries,
+    parkAfterMs: config.parkAfterMs ?? parkAfterMs,
     endGraceMs: 8_000,
     maxRestarts: 3,
     restartWindowMs: 600_000,

@@ -47,9 +47,9 @@ const remembered = 10_000;
 /** So many agents of a session may use up their tries in a turn: it is over for all of them then, whatever they call themselves. */
 const losersInTurn = 4;
 
-type Row = { failures: number; at: number; last: string };
+type Row = Pick<Asker, "ownerId"> & { failures: number; at: number; last: string };
 /** Failures of all agents of a session since the last answer that any of them got, in one turn. */
-type SessionRow = Row & Pick<Asker, "ownerId" | "turn">;
+type SessionRow = Row & Pick<Asker, "turn">;
 /** What the provider said, `until`, and how long it is believed. Milliseconds since 1970. */
 type Rest = { ownerId: string; until: number; believedUntil: number };
 
@@ -80,9 +80,10 @@ export function createPatience({ tries, now = Date.now }: PatienceOptions): Pati
   const note = (asker: Asker, failure: Failure): void => {
     const { ownerId, sessionId, turn } = asker;
     const count = failure.kind === "silent" ? Math.ceil(tries / 2) : 1;
-    const after = (row: Row | undefined): Row => ({ failures: (row?.failures ?? 0) + count, at: now(), last: wordsOf(failure) });
+    const noted = { ownerId, at: now(), last: wordsOf(failure) };
+    const after = (row: Row | undefined): Row => ({ ...noted, failures: (row?.failures ?? 0) + count });
     keep(rows, keyOf(asker), after(rowOf(asker)));
-    keep(sessions, sessionId, { ...after(sessionRowOf(asker)), ownerId, turn });
+    keep(sessions, sessionId, { ...after(sessionRowOf(asker)), turn });
   };
 
   return {
@@ -114,7 +115,7 @@ export function createPatience({ tries, now = Date.now }: PatienceOptions): Pati
       sessions.delete(asker.sessionId);
     },
     forget(ownerId) {
-      for (const noted of [rests, sessions]) for (const [sessionId, one] of noted) if (one.ownerId === ownerId) noted.delete(sessionId);
+      for (const noted of [rests, sessions, rows]) for (const [key, one] of noted) if (one.ownerId === ownerId) noted.delete(key);
     },
   };
 }

@@ -75,7 +75,7 @@ export function unparked(session: Pick<Row, "parked_at">) {
 }
 
 /** Failures count towards one wish. */
-const afresh = { failures: 0, retry_at: null, parked_at: null };
+export const afresh = { failures: 0, failing_since: null, retry_at: null, parked_at: null };
 
 /** A session with something to do is wanted awake; one that is just being put away goes on at once. */
 export function wakened(session: Pick<Row, "state" | "desired" | "parked_at">, now: Date) {
@@ -83,9 +83,15 @@ export function wakened(session: Pick<Row, "state" | "desired" | "parked_at">, n
   const wanted = desired === "hibernate" ? ("run" as const) : desired;
   return {
     desired: wanted,
+    ...(wanted === desired ? undefined : afresh),
     ...unparked(session),
     ...(state === "hibernating" && wanted === "run" ? { state: "running" as const, state_since: now, active_at: now } : undefined),
   };
+}
+
+/** Somebody wants a session put away: what failed before is tried again at once. */
+export function wishToRest(session: Pick<Row, "parked_at">) {
+  return { desired: "hibernate" as const, ...afresh, ...unparked(session) };
 }
 
 /** @param seq the prompt's number. */

@@ -67,6 +67,8 @@ export type SessionTable = {
   restarts_since: Date | null;
   /** Steps towards what is wanted now that failed in a row. */
   failures: Generated<number>;
+  /** When the first of them failed; null where none has. */
+  failing_since: Date | null;
   /** When the next one is tried; null where none has failed, or none is tried any more. */
   retry_at: Date | null;
   /** Since when it is left alone until somebody asks for it; `error_message` says why. Null while it is not. */

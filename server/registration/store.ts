@@ -1,5 +1,6 @@
 import { type Generated, type Kysely, type SelectQueryBuilder, sql, type Transaction } from "kysely";
 import type { Database } from "../db/database.ts";
+import { afresh } from "../journal/rules.ts";
 
 /**
  * One person of one issuer. Unique by issuer and subject; the e-mail address is what the token said at registration. Who has
@@ -70,7 +71,7 @@ export async function closeAccount(
   });
 }
 
-const doomed = { desired: "erase", attach_hash: null, lease_hash: null, phantom_hash: null } as const;
+const doomed = { desired: "erase", attach_hash: null, lease_hash: null, phantom_hash: null, ...afresh } as const;
 
 async function doom(db: Kysely<Database>, owners: string[] | SelectQueryBuilder<Database, "app_user", { id: string }>): Promise<void> {
   const theirs = db.selectFrom("session").select("id").where("owner_id", "in", owners).where("desired", "<>", "erase");

@@ -2,7 +2,7 @@
 import type { Kysely } from "kysely";
 import type { Database } from "../db/database.ts";
 import type { Change } from "../journal/journal.ts";
-import { isParked } from "../journal/rules.ts";
+import { isParked, unparked } from "../journal/rules.ts";
 import { phaseEnded } from "../journal/start-phases.ts";
 import { deleteCommands, type SessionRow } from "../journal/store.ts";
 import { goOn } from "../journal/turns.ts";
@@ -78,7 +78,11 @@ export async function wake(deps: StepDeps, session: SessionRow): Promise<void> {
  */
 export async function finishRestore(change: Change, maxSessionMs: number): Promise<void> {
   const { start_marks: marks } = change.session;
-  change.set({ ...restored(change.session, change.now, maxSessionMs), start_marks: phaseEnded(marks, "restore", change.now) });
+  change.set({
+    ...restored(change.session, change.now, maxSessionMs),
+    ...unparked(change.session),
+    start_marks: phaseEnded(marks, "restore", change.now),
+  });
   change.append({ case: "system", value: { subtype: "resuming_sdk_session", message: "files and conversation are back" } });
   await goOn(change);
 }

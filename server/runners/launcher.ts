@@ -102,6 +102,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
   ];
   const listen = (box: string) => listener.open(box, join(runtime(box), "channel", socketName));
 
+  const hostPlaces = [options.dataDirectory, options.runtimeDirectory, ...Object.values(options.programs)];
   const hurrying = new Map<string, NodeJS.Timeout>();
   const hurry = async (handle: SandboxHandle): Promise<void> => {
     clearTimeout(hurrying.get(handle.id));
@@ -114,7 +115,7 @@ export function createLauncher(options: LauncherOptions): Launcher {
   };
 
   return {
-    lastOutput: (box) => lastOutput(join(runtime(box), "sandbox.log")),
+    lastOutput: (box) => lastOutput(join(runtime(box), "sandbox.log"), hostPlaces),
     spoolPath: (box) => join(spool(box), spoolName),
     directoriesOf,
     hurry,

@@ -7,12 +7,12 @@ import { isParked } from "../journal/rules.ts";
 import { sealText } from "../journal/seal.ts";
 import type { SessionRow } from "../journal/store.ts";
 import { withOutput } from "./output.ts";
-import { type Step, setback } from "./rules.ts";
+import { hasGotFurther, type Step, setback } from "./rules.ts";
 import { SessionMoved, type StepDeps } from "./step.ts";
-import { parkSilently, recordSetback } from "./store.ts";
+import { databaseNow, parkSilently, recordSetback } from "./store.ts";
 import { parked } from "./transitions.ts";
 
-export type ParkingDeps = Pick<StepDeps, "journal" | "launcher" | "log" | "stepTries"> & { db: Kysely<Database> };
+export type ParkingDeps = Pick<StepDeps, "journal" | "launcher" | "log" | "stepTries" | "parkAfterMs"> & { db: Kysely<Database> };
 
 /** That the database was away is nobody's fault, and soon over. */
 const databasePauseMs = 2_000;
@@ -30,7 +30,8 @@ export async function setBack(deps: ParkingDeps, session: SessionRow, step: Step
     deps.log.warn(about, "session step failed of the database");
     return recordSetback(deps.db, session, session.failures, databasePauseMs);
   }
-  const { failures, pauseMs, parks } = setback(session, step, deps.stepTries, Math.random());
+  const now = await databaseNow(deps.db);
+  const { failures, pauseMs, parks } = setback(session, step, deps, { now, random: Math.random() });
   if (!parks) {
     deps.log.warn({ ...about, times: failures }, "session step failed");
     return recordSetback(deps.db, session, failures, pauseMs);
@@ -41,7 +42,7 @@ export async function setBack(deps: ParkingDeps, session: SessionRow, step: Step
 
 async function park(deps: ParkingDeps, session: SessionRow, step: Step, failures: number): Promise<void> {
   try {
-    await deps.journal.change(session.id, unhindered(session), async (change) => {
+    await deps.journal.change(session.id, unhindered(session, step), async (change) => {
       const { box } = change.session;
       const what = `The session is parked: ${failedAt[step]}, ${failures} times in a row.`;
       const report = `The operator's log says why, under ${session.id} at ${change.now.toISOString()}.`;
@@ -64,10 +65,11 @@ export function tellReason(change: Change, reason: string, output = ""): void {
   change.set({ error_message: Buffer.from(sealed) });
 }
 
-/** Refuses when somebody has asked for the session meanwhile, or another server has parked it. */
-function unhindered({ failures, desired }: SessionRow): Guard {
+/** Refuses when somebody has asked for the session meanwhile, another server has parked it, or it goes on after all. */
+function unhindered(seen: SessionRow, step: Step): Guard {
   return (row) => {
-    if (row?.failures === failures && row.desired === desired && !isParked(row)) return row;
+    const isSame = row?.failures === seen.failures && row.desired === seen.desired && !isParked(row);
+    if (row && isSame && !hasGotFurther(row, seen, step)) return row;
     throw new SessionMoved();
   };
 }

@@ -8,7 +8,7 @@ import { wake } from "../journal/turns.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import { type Lease, underLease } from "./leases.ts";
 import { setBack } from "./parking.ts";
-import { isSandboxOf, nextStep, type Observed, observed, type Step } from "./rules.ts";
+import { isHeld, isSandboxOf, nextStep, type Observed, observed, type Step } from "./rules.ts";
 import { SessionMoved, type StepDeps } from "./step.ts";
 import { failureOf, keepHandle, steps } from "./steps.ts";
 import { databaseNow, findByBox, forgetSetbacks, listDoomed, listDue, listUnanswered } from "./store.ts";
@@ -74,18 +74,22 @@ export function createReconciler(options: ReconcilerOptions): Reconciler {
     if (!session || session.host !== options.host || (session.state === "ended" && session.desired !== "erase")) return false;
     let step: Step = "wait";
     try {
-      step = nextStep(await observe(options, session, seeingSince), options);
-      if (step === "wait") return false;
-      options.log.info({ session_id: sessionId, step, state: session.state, epoch: session.epoch }, "session step");
-      await steps[step](deps, session);
+      const seen = await observe(options, session, seeingSince);
+      step = nextStep(seen, options);
+      if (step === "wait" && isHeld(seen)) return false;
+      if (step !== "wait") {
+        options.log.info({ session_id: sessionId, step, state: session.state, epoch: session.epoch }, "session step");
+        await steps[step](deps, session);
+      }
     } catch (error) {
       if (error instanceof SessionMoved) throw error;
       // The next look starts afresh: nothing is decided from a step that failed.
       await setBack(options, session, step, error);
       return false;
     }
+    // Also where there was nothing to do: what failed is over.
     if (session.retry_at !== null) await forgetSetbacks(options.db, session);
-    return true;
+    return step !== "wait";
   };
 
   const lookAround = async (): Promise<void> => {

@@ -60,11 +60,6 @@ export function isUnmoved(session: Pick<SessionCore, "epoch" | "state">, seen: P
   return session.epoch === seen.epoch && session.state === seen.state;
 }
 
-/** Whether a runner that speaks was thought lost, and its session is parked because it could not be replaced. */
-export function isFoundAgain(session: Pick<SessionCore, "parked_at" | "lease_until">, now: Date): boolean {
-  return isParked(session) && session.lease_until !== null && session.lease_until < now;
-}
-
 /** Whether a session still waits for the runner that shows its attach token. */
 export function awaitsRunner(session: Pick<SessionCore, "state" | "desired">): boolean {
   return session.state === "starting" && session.desired !== "end";
@@ -242,19 +237,53 @@ export type Deadlines = {
 /** The next step from what is observed to what is wanted (design D9), unless it failed before and is not to be tried now. */
 export function nextStep(observed: Observed, deadlines: Deadlines): Step {
   const step = stepTowards(observed, deadlines);
-  const isHeld = observed.retryLeftMs > 0 || (observed.parked && isParkable(step, observed));
-  return isHeld ? "wait" : step;
+  const isLeft = observed.retryLeftMs > 0 || (observed.parked && isParkable(step, observed));
+  return isLeft ? "wait" : step;
+}
+
+/** Whether a wait says nothing of how the session is: something may have to be done that is not to be tried now. */
+export function isHeld({ retryLeftMs, parked }: Pick<Observed, "retryLeftMs" | "parked">): boolean {
+  return retryLeftMs > 0 || parked;
+}
+
+/**
+ * Whether a session has got further since a step failed that was decided on when it was as `seen`. A launch goes through
+ * `starting` with an epoch of its own, and back with another.
+ */
+export function hasGotFurther(
+  session: Pick<SessionCore, "epoch" | "state">,
+  seen: Pick<SessionCore, "epoch" | "state">,
+  step: Step,
+): boolean {
+  if (step !== "launch") return !isUnmoved(session, seen);
+  return session.epoch > seen.epoch + 2 || (session.state !== "requested" && session.state !== "starting");
 }
 
 /** A session whose steps keep failing is tried again this often at the least, until it is parked. */
 const mostPauseMs = 30_000;
 const firstPauseMs = 500;
 
+/** What a session has to have failed for before it is parked: a machine that is away for a minute parks nobody. */
+export const parkAfterMs = 600_000;
+
+export type Tries = {
+  /** Failures in a row of which a session is parked, */
+  stepTries: number;
+  /** once this has passed since the first of them; milliseconds. */
+  parkAfterMs: number;
+};
+
 /** What comes of a step that failed. `random` from 0 to 1: sessions that failed together are not tried together. */
-export function setback(session: Pick<SessionCore, "failures" | "desired">, step: Step, tries: number, random: number) {
+export function setback(
+  session: Pick<SessionCore, "failures" | "failing_since" | "desired" | "parked_at">,
+  step: Step,
+  tries: Tries,
+  { now, random }: { now: number; random: number },
+) {
   const failures = session.failures + 1;
   const pauseMs = Math.min(mostPauseMs, firstPauseMs * 2 ** (failures - 1)) * (0.5 + random / 2);
-  return { failures, pauseMs, parks: failures >= tries && isParkable(step, session) };
+  const isOver = failures >= tries.stepTries && now - (session.failing_since?.getTime() ?? now) >= tries.parkAfterMs;
+  return { failures, pauseMs, parks: isOver && !isParked(session) && isParkable(step, session) };
 }
 
 const endings: ReadonlySet<Step> = new Set<Step>(["give_up", "startup_timeout", "expire", "ask_to_end", "force_end", "erase"]);

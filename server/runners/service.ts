@@ -25,7 +25,7 @@ import { fenced, type Lease, requireLease, socketBoxKey, underLease } from "./le
 import { mcpForRunner } from "./mcp-servers.ts";
 import { createMemorySync, type SessionMemory } from "./memory.ts";
 import { endsTurn, report } from "./report.ts";
-import { awaitsRunner, isFoundAgain, isOfPastTurn, questionOf } from "./rules.ts";
+import { awaitsRunner, isOfPastTurn, questionOf } from "./rules.ts";
 import type { SnapshotCalls } from "./snapshots.ts";
 import { findByAttachHash, findCommandState } from "./store.ts";
 import { newToken } from "./tokens.ts";
@@ -205,8 +205,8 @@ async function append(deps: RunnerServiceDeps, change: Change, request: ReportEv
     await deleteCommands(change.tx, session.id, request.ackedCommandId);
     change.set({ acked_command_id: request.ackedCommandId });
   }
-  // It was thought lost, and could not be replaced.
-  change.set({ lease_until: leaseEnd(change, deps.staleMs), ...(isFoundAgain(session, change.now) ? unparked(session) : {}) });
+  // Whatever it was parked for, its runner is alive, and the server can write down what that says.
+  change.set({ lease_until: leaseEnd(change, deps.staleMs), ...unparked(session) });
   if (request.agentReadyMs > 0) change.set({ start_marks: agentReady(session.start_marks, change.now, request.agentReadyMs) });
   return { lastRunnerSeq: session.last_runner_seq, lastSeq: session.last_seq };
 }

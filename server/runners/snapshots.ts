@@ -8,7 +8,7 @@ import type { Database } from "../db/database.ts";
 import { refusal } from "../errors.ts";
 import { newId } from "../ids.ts";
 import type { Change, Journal } from "../journal/journal.ts";
-import { isOccupied } from "../journal/rules.ts";
+import { isOccupied, unparked } from "../journal/rules.ts";
 import { findSession } from "../journal/store.ts";
 import { wake } from "../journal/turns.ts";
 import { type ArchivePlace, type Archives, discardUnnamed } from "../snapshots/archives.ts";
@@ -86,6 +86,7 @@ async function commit(deps: SnapshotCallsDeps, lease: Lease, made: Made): Promis
       if (change.session.state === "hibernating" && isOccupied(change.session)) await wake(change);
       if (!isAskedFor(change.session, generation) || !isLastAsked(change.session, made.commandId)) return undefined;
       await point(change, made);
+      change.set({ ...unparked(change.session) });
       if (change.session.state === "hibernating") await putAway(change);
       return deleteSnapshotsBefore(change.tx, lease.sessionId, generation - deps.kept + 1);
     });

@@ -4,18 +4,16 @@ import type { LockedSession, SessionRow } from "../journal/store.ts";
 import type { Log } from "../log.ts";
 import type { SandboxHandle } from "../sandbox/driver.ts";
 import type { Launcher } from "./launcher.ts";
-import { isUnmoved } from "./rules.ts";
+import { isUnmoved, type Tries } from "./rules.ts";
 import type { Standby } from "./standby.ts";
 
-export type StepDeps = {
+export type StepDeps = Tries & {
   journal: Journal;
   launcher: Launcher;
   standby: Standby;
   hashToken(token: string): Uint8Array;
   log: Log;
   startupTimeoutMs: number;
-  /** Failures in a row of which a session is parked. */
-  stepTries: number;
   restartWindowMs: number;
   /** Idle time after which a session is put away. */
   idleMs: number;

@@ -88,7 +88,7 @@ async function failStart(deps: StepDeps, session: Pick<SessionRow, "id" | "box" 
     },
   );
   await deps.journal.change(session.id, present, ({ session: row, now, set }) => {
-    if (row.epoch === session.epoch && row.state === "starting") set(isGone ? unlaunched(now) : { lease_until: now });
+    if (row.epoch === session.epoch && row.state === "starting") set(isGone ? unlaunched(row, now) : { lease_until: now });
   });
   // By itself: not to be taken for a failure of the database, which starts no sandboxes.
   throw new Error("the sandbox could not be started", { cause });

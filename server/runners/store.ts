@@ -1,4 +1,4 @@
-import { type Kysely, type NotNull, sql } from "kysely";
+import { type ExpressionBuilder, type Kysely, type NotNull, sql } from "kysely";
 import type { Database } from "../db/database.ts";
 import type { SessionRow } from "../journal/store.ts";
 
@@ -14,6 +14,10 @@ export async function findByLeaseHash(
   return db.selectFrom("session").select(["id", "epoch", "box"]).where("lease_hash", "=", Buffer.from(leaseHash)).executeTakeFirst();
 }
 
+/** Whose last step did not fail, or long enough ago. */
+const isToBeTried = (e: ExpressionBuilder<Database, "session">) =>
+  e.or([e("retry_at", "is", null), e("retry_at", "<", sql<Date>`clock_timestamp()`)]);
+
 /** Sessions that may need a step: on their way somewhere, wanted elsewhere, or without a living lease. */
 export async function listDue(db: Kysely<Database>, host: string, idleMs: number): Promise<{ id: string }[]> {
   return (
@@ -23,7 +27,7 @@ export async function listDue(db: Kysely<Database>, host: string, idleMs: number
       .where("state", "<>", "ended")
       .where("desired", "<>", "erase")
       .where("host", "=", host)
-      .where((e) => e.or([e("retry_at", "is", null), e("retry_at", "<", sql<Date>`clock_timestamp()`)]))
+      .where(isToBeTried)
       // Of who is parked only an end is due, and the sandbox of who sleeps.
       .where((e) =>
         e.or([
@@ -48,6 +52,8 @@ export async function listDue(db: Kysely<Database>, host: string, idleMs: number
             e("active_at", "<", sql<Date>`clock_timestamp() - make_interval(secs => ${idleMs / 1000})`),
           ]),
           e("lease_until", "<", sql<Date>`clock_timestamp()`),
+          // Something failed that is over, perhaps: then it is forgotten.
+          e.and([e("retry_at", "is not", null), e("parked_at", "is", null)]),
           e("ends_at", "<", sql<Date>`clock_timestamp()`),
         ]),
       )
@@ -56,13 +62,14 @@ export async function listDue(db: Kysely<Database>, host: string, idleMs: number
   );
 }
 
-/** The next `most` sessions to be erased: those that still do something, then the oldest. */
+/** The next `most` sessions to be erased now: those that still do something, then the oldest. */
 export async function listDoomed(db: Kysely<Database>, host: string, most: number): Promise<{ id: string }[]> {
   return db
     .selectFrom("session")
     .select("id")
     .where("desired", "=", "erase")
     .where("host", "=", host)
+    .where(isToBeTried)
     .orderBy((e) => e("state", "=", "ended"))
     .orderBy("created_at")
     .limit(most)
@@ -83,12 +90,17 @@ export async function listRunning(db: Kysely<Database>, host: string): Promise<{
 }
 
 /** What a step is counted for. Whoever has changed it meanwhile is not counted against. */
-type Tried = Pick<SessionRow, "id" | "failures" | "desired">;
+type Tried = Pick<SessionRow, "id" | "failures" | "desired" | "parked_at">;
 
-/** Writes down that a step failed, and when it is tried again; nothing when the session is parked, or no longer what it was. */
+/** Writes down that a step failed, and when it is tried again; nothing when the session is no longer what it was. */
 export async function recordSetback(db: Kysely<Database>, tried: Tried, failures: number, pauseMs: number): Promise<void> {
   await unchanged(db, tried)
-    .set({ failures, retry_at: sql<Date>`clock_timestamp() + make_interval(secs => ${pauseMs / 1000})` })
+    .set({
+      failures,
+      // That the database was away is no failure.
+      failing_since: failures === 0 ? null : sql<Date>`coalesce(failing_since, clock_timestamp())`,
+      retry_at: sql<Date>`clock_timestamp() + make_interval(secs => ${pauseMs / 1000})`,
+    })
     .execute();
 }
 
@@ -99,12 +111,13 @@ export async function parkSilently(db: Kysely<Database>, tried: Tried, failures:
 
 /** What failed before counts no longer: a step has been taken. */
 export async function forgetSetbacks(db: Kysely<Database>, tried: Tried): Promise<void> {
-  await unchanged(db, tried).set({ failures: 0, retry_at: null }).execute();
+  await unchanged(db, tried).set({ failures: 0, failing_since: null, retry_at: null }).execute();
 }
 
-function unchanged(db: Kysely<Database>, { id, failures, desired }: Tried) {
+/** Who was parked already is still to be ended and cleared. */
+function unchanged(db: Kysely<Database>, { id, failures, desired, parked_at }: Tried) {
   const same = db.updateTable("session").where("id", "=", id).where("failures", "=", failures).where("desired", "=", desired);
-  return same.where("parked_at", "is", null);
+  return same.where("parked_at", parked_at === null ? "is" : "is not", null);
 }
 
 /** The database's clock, milliseconds since 1970. */

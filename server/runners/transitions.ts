@@ -14,9 +14,20 @@ export function launched(session: Pick<Row, "epoch">, now: Date, startupTimeoutM
   };
 }
 
-/** Its sandbox could not be started, and none is left over: it is where it was before. */
-export function unlaunched(now: Date) {
-  return { state: "requested" as const, state_since: now, attach_hash: null, phantom_hash: null, lease_until: null };
+/**
+ * Its sandbox could not be started, and none is left over: it is where it was before, but for the epoch. A runner may have
+ * attached before its start came to nothing, and its last word may still arrive.
+ */
+export function unlaunched(session: Pick<Row, "epoch">, now: Date) {
+  return {
+    epoch: session.epoch + 1,
+    state: "requested" as const,
+    state_since: now,
+    attach_hash: null,
+    lease_hash: null,
+    phantom_hash: null,
+    lease_until: null,
+  };
 }
 
 /** Its steps failed too often. */

@@ -4,7 +4,7 @@ import type { Session } from "../../gen/carrel/v1/session_pb.ts";
 import type { SessionService } from "../../gen/carrel/v1/session_service_pb.ts";
 import { notFound, refusal } from "../errors.ts";
 import type { Guard } from "../journal/journal.ts";
-import { isOccupied, wishToEnd } from "../journal/rules.ts";
+import { isOccupied, wishToEnd, wishToRest } from "../journal/rules.ts";
 import type { SessionCore } from "../journal/store.ts";
 import { wake } from "../journal/turns.ts";
 import { listSnapshots } from "../snapshots/store.ts";
@@ -56,7 +56,7 @@ export function createSessionService(deps: SessionServiceDeps): ServiceImpl<type
     async hibernateSession(request, context) {
       await deps.journal.change(request.sessionId, aliveOf(deps.userIdOf(context)), (change) => {
         refuseIfBusy(change.session);
-        change.set({ desired: "hibernate" });
+        change.set(wishToRest(change.session));
       });
       return { session: await message(await owned(context, request.sessionId)) };
     },

@@ -6,7 +6,7 @@ import { EndReason, SessionDetail, SessionStatus, StartPhase, UserState } from "
 import { type App, createApp } from "../../server/app.ts";
 import { readConfig } from "../../server/config.ts";
 import { createLog } from "../../server/log.ts";
-import { createInstallation, type Installation, startApp } from "../support/carrel.ts";
+import { createInstallation, type Installation } from "../support/carrel.ts";
 import { checkLog } from "../support/log-checker.ts";
 import { openSession, type Person, signUp } from "../support/person.ts";
 import { destroySandboxes, leftovers, processOf } from "../support/sandboxes.ts";
@@ -24,7 +24,7 @@ beforeAll(async () => {
   installation = await createInstallation({ ...unlimited, CARREL_STANDBY_SANDBOXES: "0", CARREL_STEP_TRIES: "3" });
   installation.environment["CARREL_CLAUDE_PATH"] = join(installation.directory, "claude");
   agentIs(claude);
-  app = await startApp(installation);
+  app = await start();
   person = await signUp(installation, app.url, "parked@example.com");
 });
 afterEach(async () => {
@@ -36,6 +36,11 @@ afterAll(async () => {
   await destroySandboxes(installation);
   await installation?.remove();
 });
+
+/** Parks whoever has failed three times, however fast. */
+function start(): Promise<App> {
+  return createApp({ ...readConfig(installation.environment), parkAfterMs: 0 }, createLog("warn"));
+}
 
 /** What every sandbox started from now on is given as its agent. */
 function agentIs(path: string): void {
@@ -103,9 +108,9 @@ test("one that never started is parked with a reason, stays parked when the serv
   await app.close();
   // Would not start without the program.
   agentIs(claude);
-  const config = readConfig(installation.environment);
+  const starting = start();
   breakStarts();
-  app = await createApp(config, createLog("warn"));
+  app = await starting;
   person = await signUp(installation, app.url, "parked@example.com");
   const before = await stored(sessionId);
   // Another one is parked meanwhile: the new server has looked around.
@@ -158,6 +163,10 @@ test("one whose start fails and then works is not parked, and nothing is held ag
   await watcher!.untilKind("result");
   await expect.poll(async () => (await stored(sessionId)).retry_at).toBeNull();
   expect(await stored(sessionId)).toMatchObject({ failures: 0, restarts: 0, parked_at: null });
+  // What failed once and is well by itself is no part of a row either.
+  const failedOnce = { failures: 2, failing_since: new Date(0), retry_at: new Date(0) };
+  await installation.database.db.updateTable("session").set(failedOnce).where("id", "=", sessionId).execute();
+  await expect.poll(async () => (await stored(sessionId)).failures).toBe(0);
   expect(ofKind(watcher!.events, "system")).toEqual([]);
   await terminate(sessionId);
 });
@@ -185,7 +194,11 @@ test("one whose runner is lost when no sandbox can be started keeps its files an
 test("one that sleeps keeps its snapshot when it cannot be brought back, and a prompt brings it back once it can", async () => {
   const sessionId = await open();
   await bash(sessionId, "echo kept > file");
+  // Parked for something that is mended: whoever wants it put away is heard.
+  const parkedOnce = { failures: 3, failing_since: new Date(), parked_at: new Date() };
+  await installation.database.db.updateTable("session").set(parkedOnce).where("id", "=", sessionId).execute();
   await person.sessions.hibernateSession({ sessionId });
+  expect(await stored(sessionId)).toMatchObject({ failures: 0, failing_since: null, parked_at: null });
   await watcher!.untilKind("sessionStatus", ({ detail }) => detail === SessionDetail.DORMANT);
   breakStarts();
   await person.channel.sendPrompt({ sessionId, text: "[[text while broken]]" });

@@ -22,7 +22,7 @@ export function putAway(world: World, one: Change): void {
 }
 
 export function finishRestore(world: World, one: Change): void {
-  set(one, world.rules.restored(one.row, one.now, times.maxSessionMs));
+  set(one, { ...world.rules.restored(one.row, one.now, times.maxSessionMs), ...world.rules.unparked(one.row) });
   append(one, "system", "resumed");
   goOn(world.rules, one);
 }

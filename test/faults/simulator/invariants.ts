@@ -3,7 +3,7 @@ import { checkAsked } from "./asked.ts";
 import { broken, type Truth } from "./checker.ts";
 import { concurrentSessions } from "./sessions.ts";
 import type { Change, LoggedEvent, Row } from "./tables.ts";
-import { stepTries, type World } from "./world.ts";
+import { tries, type World } from "./world.ts";
 
 /** Which states follow on which (docs/architecture.md); a session begins as requested. */
 export const edges: ReadonlySet<string> = new Set([
@@ -91,7 +91,7 @@ function checkParked(before: Row, { row, events }: Change): void {
   if (before.parked_at !== null && row.parked_at !== null && events.some(({ kind }) => kind === "user"))
     broken("a prompt is heard by who is parked", row.id);
   const isPatient = row.desired === "end" || row.state === "dormant";
-  if (row.failures > stepTries && !isPatient) broken("who is not to end is not tried for ever", `${row.id}: ${row.failures}`);
+  if (row.failures > tries.stepTries && !isPatient) broken("who is not to end is not tried for ever", `${row.id}: ${row.failures}`);
 }
 
 function checkPauses({ row, tables }: Change): void {

@@ -165,9 +165,9 @@ function instead(step: ReturnType<Rules["nextStep"]>, other: ReturnType<Rules["n
   };
 }
 
-function parkWhatever(...[row, step, tries, random]: Parameters<Rules["setback"]>): ReturnType<Rules["setback"]> {
-  const made = rules.setback(row, step, tries, random);
-  return { ...made, parks: made.failures >= tries };
+function parkWhatever(...[row, step, tries, at]: Parameters<Rules["setback"]>): ReturnType<Rules["setback"]> {
+  const made = rules.setback(row, step, tries, at);
+  return { ...made, parks: made.failures >= tries.stepTries };
 }
 
 function whenNotParked(...[observed, deadlines]: Parameters<Rules["nextStep"]>): ReturnType<Rules["nextStep"]> {

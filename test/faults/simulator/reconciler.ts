@@ -7,7 +7,7 @@ import { expirePauses, isUnanswered } from "./pauses.ts";
 import { Refusal, type Task } from "./scheduler.ts";
 import { append, command, type Row, set } from "./tables.ts";
 import { closePauses, forgetCommands, isOnlyWaiting, report, settleTurn } from "./turns.ts";
-import { newId, newNumber, readTables, sleep, stepTries, times, unavailable, type World } from "./world.ts";
+import { newId, newNumber, readTables, sleep, times, tries, unavailable, type World } from "./world.ts";
 
 type TakeStep = (world: World, plane: ControlPlane, seen: Row) => Task;
 /** Nobody leaves in this world, so nothing is ever erased. */
@@ -70,6 +70,7 @@ function isDue({ rules, scheduler: { now } }: World, row: Row): boolean {
   if (row.desired === "end") return true;
   if (row.state === "dormant" && (row.box !== null || row.desired === "run")) return true;
   if (row.state === "running" && row.desired === "hibernate") return true;
+  if (row.retry_at !== null && !rules.isParked(row)) return true;
   if (row.state === "running" && !rules.isOccupied(row) && row.active_at.getTime() < now - times.idleMs) return true;
   return (row.lease_until !== null && row.lease_until.getTime() < now) || (row.ends_at !== null && row.ends_at.getTime() < now);
 }
@@ -119,7 +120,11 @@ function* look(world: World, plane: ControlPlane, sessionId: string): Task<boole
   const observed = world.rules.observed(seen, { now: clock, sandbox, graceLeftMs, restartWindowMs, idleMs });
   const step = world.rules.nextStep(observed, deadlines);
   world.checker.decided(seen, step, observed);
-  if (step === "wait") return false;
+  const forget = { failures: 0, failing_since: null, retry_at: null };
+  if (step === "wait") {
+    if (seen.retry_at !== null && !world.rules.isHeld(observed)) yield* countAgainst(world, plane, seen, forget);
+    return false;
+  }
   if (world.random.chance(step in rareSteps ? 5 * world.faults.slowStep : world.faults.slowStep)) {
     world.checker.reach("fault: a step is slow");
     yield sleep(world, world.random.between(50, 2_500));
@@ -132,7 +137,7 @@ function* look(world: World, plane: ControlPlane, sessionId: string): Task<boole
     yield* setBack(world, plane, seen, step, error.reason);
     return false;
   }
-  if (seen.retry_at !== null) yield* countAgainst(world, plane, seen, { failures: 0, retry_at: null });
+  if (seen.retry_at !== null) yield* countAgainst(world, plane, seen, forget);
   return true;
 }
 
@@ -140,17 +145,20 @@ function* look(world: World, plane: ControlPlane, sessionId: string): Task<boole
 function* setBack(world: World, plane: ControlPlane, seen: Row, step: Step, why: string): Task {
   const until = (pauseMs: number) => new Date(world.scheduler.now + pauseMs);
   if (why === unavailable) return yield* countAgainst(world, plane, seen, { retry_at: until(databasePauseMs) });
-  const { failures, pauseMs, parks } = world.rules.setback(seen, step, stepTries, world.random.next());
-  if (!parks) return yield* countAgainst(world, plane, seen, { failures, retry_at: until(pauseMs) });
+  const { now } = world.scheduler;
+  const { failures, pauseMs, parks } = world.rules.setback(seen, step, tries, { now, random: world.random.next() });
+  const since = seen.failing_since ?? new Date(now);
+  if (!parks) return yield* countAgainst(world, plane, seen, { failures, failing_since: since, retry_at: until(pauseMs) });
   world.checker.reach("a session is parked");
-  yield* countAgainst(world, plane, seen, world.rules.parked(failures, new Date(world.scheduler.now)));
+  yield* countAgainst(world, plane, seen, world.rules.parked(failures, new Date(world.scheduler.now)), step);
 }
 
 /** Unless somebody has asked for the session meanwhile, or another server has parked it. */
-function* countAgainst(world: World, plane: ControlPlane, seen: Row, values: Partial<Row>): Task {
+function* countAgainst(world: World, plane: ControlPlane, seen: Row, values: Partial<Row>, parkedFor?: Step): Task {
   yield* change(world, plane, seen.id, present, (one) => {
-    const isSame = one.row.failures === seen.failures && one.row.desired === seen.desired && !world.rules.isParked(one.row);
-    if (!isSame) return;
+    const { isParked } = world.rules;
+    const isSame = one.row.failures === seen.failures && one.row.desired === seen.desired && isParked(one.row) === isParked(seen);
+    if (!isSame || (parkedFor && world.rules.hasGotFurther(one.row, seen, parkedFor))) return;
     set(one, values);
     if (values.parked_at) append(one, "system", "parked");
   });
@@ -176,7 +184,7 @@ function* start(world: World, plane: ControlPlane, seen: Row): Task {
     handle = yield* launch(world, orders);
   } catch (error) {
     yield* change(world, plane, seen.id, present, (one) => {
-      if (one.row.epoch === epoch && one.row.state === "starting") set(one, world.rules.unlaunched(one.now));
+      if (one.row.epoch === epoch && one.row.state === "starting") set(one, world.rules.unlaunched(one.row, one.now));
     });
     throw error;
   }

@@ -59,8 +59,7 @@ export function* reportEvents(world: World, plane: ControlPlane, lease: Lease, b
         forgetCommands(world.rules, one, batch.ackedCommandId);
         set(one, { acked_command_id: batch.ackedCommandId });
       }
-      const again = world.rules.isFoundAgain(one.row, one.now) ? world.rules.unparked(one.row) : undefined;
-      set(one, { lease_until: new Date(one.now.getTime() + times.staleMs), ...again });
+      set(one, { lease_until: new Date(one.now.getTime() + times.staleMs), ...world.rules.unparked(one.row) });
       return one.row.last_runner_seq;
     });
   const last = world.rules.order.acknowledgeAfterCommit ? yield* commit() : acknowledgeEarly(world, plane, batch, commit());
@@ -159,6 +158,7 @@ function* commit(
       if (one.row.state === "hibernating" && rules.isOccupied(one.row)) wake(rules, one);
       if (!rules.isAskedFor(one.row, generation) || !rules.isLastAsked(one.row, commandId)) return undefined;
       point(one, generation, archive);
+      set(one, { ...rules.unparked(one.row) });
       if (one.row.state === "hibernating") putAway(world, one);
       return one.tables.snapshots.filter((old) => old.generation < generation - snapshotsKept + 1);
     });

@@ -73,7 +73,7 @@ export function* hibernateSession(world: World, plane: ControlPlane, sessionId: 
   yield* change(world, plane, sessionId, alive, (one) => {
     const starts = one.row.state === "requested" || one.row.state === "starting";
     if (starts || world.rules.isOccupied(one.row)) throw new Refusal("SESSION_BUSY");
-    set(one, { desired: "hibernate" });
+    set(one, world.rules.wishToRest(one.row));
   });
 }
 
@@ -196,6 +196,7 @@ function blank(now: Date): Omit<Row, "id" | "owner" | "host" | "one_shot" | "max
     queued_prompts: 0,
     restarts: 0,
     failures: 0,
+    failing_since: null,
     retry_at: null,
     parked_at: null,
     turn_acted: false,

@@ -33,7 +33,7 @@ export const shownBy: Readonly<Record<string, number>> = {
   "the old archive goes before the new pointer": 4,
   "an archive whose commit is unknown is removed": 29,
   "a runner says that its files are back before they are": 4,
-  "half of the files that were brought back is kept": 110,
+  "half of the files that were brought back is kept": 418,
   "half of the files goes while they may still be whole": 92,
   "a fork shares the archive of its source": 7,
   "who is at work is put away": 7,

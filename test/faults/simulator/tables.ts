@@ -25,6 +25,7 @@ type SameColumns = Pick<
   | "restarts"
   | "restarts_since"
   | "failures"
+  | "failing_since"
   | "retry_at"
   | "parked_at"
   | "max_budget_micros"

@@ -40,8 +40,8 @@ export const times = {
   callTimeoutMs: 2_500,
 };
 
-/** Failures in a row of which a session is parked. */
-export const stepTries = 3;
+/** What it takes for a session to be parked. No time: a schedule is too short for that. */
+export const tries = { stepTries: 3, parkAfterMs: 0 };
 
 export type SpooledEvent = { kind: EventKind; about: string; saidIn: number };
 export type Sandbox = {

@@ -120,6 +120,15 @@ describe("a provider that wants to be left alone", () => {
     expect([main, other].map(patience.hold)).toEqual([undefined, undefined]);
     expect(patience.hold(stranger)).toMatchObject({ subtype: "provider_busy" });
   });
+
+  test("nor what its agents have tried, once another key is stored", () => {
+    const { patience } = patienceAt(2);
+    const stranger = { ...main, ownerId: "eve", sessionId: "ses_3" };
+    for (const asker of [main, main, stranger, stranger]) patience.failed(asker, { kind: "cut" });
+    patience.forget("ada");
+    expect(patience.hold(main)).toBeUndefined();
+    expect(patience.hold(stranger)).toMatchObject({ subtype: "provider_failing" });
+  });
 });
 
 test.each([401, 402, 403])("%i is final at the first try", (status) => {

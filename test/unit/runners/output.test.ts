@@ -27,14 +27,24 @@ test("no path of the host is shown; those that every sandbox has are", () => {
   expect(shown("bwrap: Can't find source path /srv/carrel data/box_1: No such file")).not.toContain("srv");
   expect(shown("launch: /var/lib/carrel/driver/x: denied (/dev/shm/carrel-0-ab/box_1)")).toBe("it failed\nlaunch: [path] denied ([path])");
   expect(shown("/home/other/x /homes /usrlocal/x")).toBe("it failed\n[path] [path] [path]");
+  expect(shown("bind:/srv/x file:///srv/x file://localhost/srv/x //srv/x")).toBe("it failed\nbind:[path] [path] [path] [path]");
+  expect(shown("PATH=/usr/bin:/srv/x")).toBe("it failed\nPATH=/usr/bin:[path]");
   for (const kept of [
     "at run (/opt/carrel/runner.cjs:12:4)",
     "Error: ENOENT, open '/workspace/a b.txt'",
     "exec /usr/bin/env",
     "see https://example.com/a/b, and a/b",
+    "see https://example.com:8443/a/b and file:///usr/lib/x.js",
     "over /run/carrel/channel/carrel.sock",
   ])
     expect(shown(kept)).toBe(`it failed\n${kept}`);
+});
+
+test("no place of the installation is shown, wherever it is and whatever is in its name", async () => {
+  const path = join(directory, "places.log");
+  const places = ["/srv/carrel data", "/usr/lib/carrel", "/usr/lib/carrel/agent", "/etc/carrel"];
+  writeFileSync(path, "/srv/carrel data/box_1: no\nfile:///usr/lib/carrel/agent/cli.js:3\nx:/etc/carrel/key /usr/lib/libc.so");
+  expect(withOutput("it failed", await lastOutput(path, places))).toBe("it failed\n[path] no\n[path]\nx:[path] /usr/lib/libc.so");
 });
 
 test("the end of the output is shown, as far as two thousand characters go", () => {
@@ -52,14 +62,14 @@ test("a secret is not shown because its beginning was not read", async () => {
     const line = `KEY=${secret}`;
     // What follows is shown much shorter than it is.
     writeFileSync(path, `before\n${line}\n/${"x".repeat(8_000 - 2 - line.length + 4 + cut)}`);
-    expect(withOutput("it failed", await lastOutput(path))).not.toContain(secret.slice(-10));
+    expect(withOutput("it failed", await lastOutput(path, []))).not.toContain(secret.slice(-10));
   }
 });
 
 test("the last twenty lines of a log are read, however long it is; where there is none, nothing", async () => {
   const path = join(directory, "sandbox.log");
-  expect(await lastOutput(path)).toBe("");
+  expect(await lastOutput(path, [])).toBe("");
   writeFileSync(path, `${"x".repeat(100_000)}\n${Array.from({ length: 30 }, (_, index) => `line ${index}`).join("\n")}`);
-  expect((await lastOutput(path)).split("\n")).toEqual(Array.from({ length: 20 }, (_, index) => `line ${index + 10}`));
-  await expect(lastOutput(directory)).rejects.toThrow("EISDIR");
+  expect((await lastOutput(path, [])).split("\n")).toEqual(Array.from({ length: 20 }, (_, index) => `line ${index + 10}`));
+  await expect(lastOutput(directory, [])).rejects.toThrow("EISDIR");
 });

@@ -1,25 +1,29 @@
 import { create } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { type EventPayload, EventPayloadSchema } from "../../../gen/carrel/v1/event_pb.ts";
-import { isAnswerTo, isForgotten, isWokenByPrompt, standingOfCall, wakened, wishToEnd } from "../../../server/journal/rules.ts";
+import { isAnswerTo, isForgotten, isWokenByPrompt, standingOfCall, wakened, wishToEnd, wishToRest } from "../../../server/journal/rules.ts";
 import {
   alreadyCommitted,
   type CallNews,
   fateOfTurn,
   followCalls,
+  hasGotFurther,
+  holdsLease,
   isAct,
-  isFoundAgain,
+  isHeld,
   isLastAsked,
   isReportable,
+  isSandboxOf,
   isUnused,
   nextStep,
   type Observed,
   onlyWaits,
+  parkAfterMs,
   questionOf,
   type Step,
   setback,
 } from "../../../server/runners/rules.ts";
-import { keptAwake, notRestored, recovered } from "../../../server/runners/transitions.ts";
+import { keptAwake, notRestored, recovered, unlaunched } from "../../../server/runners/transitions.ts";
 
 const deadlines = { endGraceMs: 5_000, maxRestarts: 3, archiveTimeoutMs: 600_000 };
 const well: Observed = {
@@ -154,8 +158,9 @@ describe("a session whose steps fail", () => {
   });
 
   test("is parked with the last of its tries, unless it is to end or sleeps", () => {
+    const tries = { stepTries: 3, parkAfterMs: 0 };
     const after = (failures: number, step: Step, desired: "run" | "hibernate" | "end" = "run") =>
-      setback({ failures, desired }, step, 3, 1).parks;
+      setback({ failures, failing_since: null, desired, parked_at: null }, step, tries, { now: 0, random: 1 }).parks;
     expect([0, 1, 2, 3].map((failures) => after(failures, "launch"))).toEqual([false, false, true, true]);
     expect(
       (["recover", "hibernate", "stay_awake", "wake", "clear", "give_up_restore", "wait"] as const).every((step) => after(2, step)),
@@ -164,13 +169,50 @@ describe("a session whose steps fail", () => {
       false,
     );
     expect([after(9, "launch", "end"), after(9, "clear", "hibernate")]).toEqual([false, false]);
+    // It cannot be seen how its sandbox is, and its lifetime is over.
+    const parked = { failures: 9, failing_since: null, desired: "run", parked_at: new Date(0) } as const;
+    expect(setback(parked, "wait", tries, { now: 0, random: 1 }).parks).toBe(false);
+  });
+
+  test("is not parked of a row of failures that has lasted less than ten minutes, however many they are", () => {
+    const tries = { stepTries: 3, parkAfterMs };
+    const after = (failures: number, failingMs: number) =>
+      setback({ failures, failing_since: new Date(1_000), desired: "run", parked_at: null }, "launch", tries, {
+        now: 1_000 + failingMs,
+        random: 1,
+      });
+    expect([after(20, 599_999), after(20, 600_000), after(1, 600_000)].map(({ parks }) => parks)).toEqual([false, true, false]);
+    expect(after(20, 599_999).pauseMs).toBe(30_000);
   });
 
   test("is tried after growing pauses of up to thirty seconds, not all of them together", () => {
+    const session = { failing_since: null, desired: "run", parked_at: null } as const;
     const pauses = (random: number) =>
-      [0, 1, 2, 5, 6, 40].map((failures) => setback({ failures, desired: "run" }, "launch", 8, random).pauseMs);
+      [0, 1, 2, 5, 6, 40].map(
+        (failures) => setback({ ...session, failures }, "launch", { stepTries: 8, parkAfterMs }, { now: 0, random }).pauseMs,
+      );
     expect(pauses(1)).toEqual([500, 1_000, 2_000, 16_000, 30_000, 30_000]);
     expect(pauses(0)).toEqual(pauses(1).map((pause) => pause / 2));
+  });
+
+  test("is not parked for a step when it has got further since", () => {
+    const seen = { state: "requested", epoch: 4 } as const;
+    const further = (state: "requested" | "starting" | "running" | "dormant", epoch: number, step: Step = "launch") =>
+      hasGotFurther({ state, epoch }, step === "launch" ? seen : { state: "running", epoch: 4 }, step);
+    expect([further("requested", 4), further("starting", 5), further("requested", 6)]).toEqual([false, false, false]);
+    expect([further("running", 5), further("dormant", 5), further("requested", 7)]).toEqual([true, true, true]);
+    expect([further("running", 4, "recover"), further("requested", 5, "recover")]).toEqual([false, true]);
+  });
+
+  test("is forgotten what failed only by a wait that holds nothing back", () => {
+    const held = [{}, { parked: true }, { retryLeftMs: 1 }].map((change) => isHeld({ ...well, ...change }));
+    expect(held).toEqual([false, true, true]);
+  });
+
+  test("takes no last word of a runner that attached to a start which came to nothing", () => {
+    const after = unlaunched({ epoch: 4 }, new Date(0));
+    expect([after.lease_hash, after.attach_hash, holdsLease(after, 4)]).toEqual([null, null, false]);
+    expect(isSandboxOf({ handle: null, epoch: after.epoch }, { id: "left", run: 4 })).toBe(false);
   });
 
   test("is forgotten with time when it is parked, as when it sleeps, and not when it only waits", () => {
@@ -184,14 +226,15 @@ describe("a session whose steps fail", () => {
 
   test("starts afresh with every other wish, and parked with every word", () => {
     const [at, now] = [new Date(1), new Date(2)];
-    const afresh = { failures: 0, retry_at: null, parked_at: null };
+    const afresh = { failures: 0, failing_since: null, retry_at: null, parked_at: null };
     expect(wishToEnd({ desired: "run" }, "failed")).toMatchObject(afresh);
     expect(wakened({ state: "requested", desired: "run", parked_at: at }, now)).toEqual({ desired: "run", ...afresh, error_message: null });
     expect(wakened({ state: "requested", desired: "run", parked_at: null }, now)).toEqual({ desired: "run" });
+    expect(wakened({ state: "running", desired: "hibernate", parked_at: null }, now)).toEqual({ desired: "run", ...afresh });
+    expect(wishToRest({ parked_at: null })).toEqual({ desired: "hibernate", ...afresh });
+    expect(wishToRest({ parked_at: at })).toEqual({ desired: "hibernate", ...afresh, error_message: null });
     const asking = { turn: 3, pending_count: 1 };
     expect([null, at].map((parked_at) => isWokenByPrompt({ ...asking, parked_at }))).toEqual([false, true]);
-    const found = [null, at].map((parked_at) => isFoundAgain({ parked_at, lease_until: at }, now));
-    expect([...found, isFoundAgain({ parked_at: at, lease_until: now }, now)]).toEqual([false, true, false]);
   });
 });
 
