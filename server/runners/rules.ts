@@ -36,9 +36,12 @@ export function alreadyCommitted(lastRunnerSeq: number, first: number, count: nu
   return { skip: Math.min(count, lastRunnerSeq + 1 - first) };
 }
 
+/** The states in which a session has no runner: its last one may still be there, and repeat itself. */
+const unmanned: ReadonlySet<string> = new Set(["requested", "dormant", "ended"]);
+
 /** Whether a runner of this epoch may still say anything: the check that fences a runner of the past. */
 export function holdsLease(session: Pick<SessionCore, "epoch" | "state">, epoch: number): boolean {
-  return session.epoch === epoch && session.state !== "ended" && session.state !== "dormant";
+  return session.epoch === epoch && !unmanned.has(session.state);
 }
 
 /**

@@ -27,13 +27,16 @@ afterAll(async () => {
 
 const sessionOf = async (sessionId: string) => (await person.sessions.getSession({ sessionId })).session!;
 
-/** Until the only sandbox is the one that stands by, and its processes are there to be taken. */
-async function untilOneStandsBy(): Promise<void> {
-  const standing = () => {
+const rowOf = (sessionId: string) =>
+  installation.database.db.selectFrom("session").selectAll().where("id", "=", sessionId).executeTakeFirstOrThrow();
+
+/** Until nothing is left of the session's sandbox, and the only one is the one that stands by. */
+async function untilOneStandsBy(sessionId: string): Promise<void> {
+  const standing = async () => {
     const { records, processes } = leftovers(installation);
-    return [records.length, processes.length > 0];
+    return [(await rowOf(sessionId)).box, records.length, processes.length > 0];
   };
-  await expect.poll(standing, { timeout: 20_000 }).toEqual([1, true]);
+  await expect.poll(standing, { timeout: 20_000 }).toEqual([null, 1, true]);
 }
 
 test("a sandbox that stood by and was given to a session that came back outlives the control plane, with the turn that it is in", async () => {
@@ -43,12 +46,12 @@ test("a sandbox that stood by and was given to a session that came back outlives
   await watcher.untilKind("result", () => true, 30_000);
   await person.sessions.hibernateSession({ sessionId });
   await expect.poll(async () => (await sessionOf(sessionId)).detail, { timeout: 20_000 }).toBe(SessionDetail.DORMANT);
-  await untilOneStandsBy();
+  await untilOneStandsBy(sessionId);
 
   const text = '[[tool Bash {"command":"sleep 4; echo through"}]]';
   const { seq } = await person.channel.sendPrompt({ sessionId, requestId: "second", text });
   await watcher.until(({ turn, payload }) => turn === seq && payload?.kind.case === "toolUse", 30_000);
-  const row = await installation.database.db.selectFrom("session").selectAll().where("id", "=", sessionId).executeTakeFirstOrThrow();
+  const row = await rowOf(sessionId);
   expect([row.epoch, row.handle?.labels["run"]]).toEqual([2, "0"]);
   await keeper.restart("SIGKILL");
 

@@ -22,8 +22,8 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     what: "a runner of an earlier epoch may write",
     file: "server/runners/rules.ts",
-    find: 'return session.epoch === epoch && session.state !== "ended"',
-    replace: 'return session.state !== "ended"',
+    find: "return session.epoch === epoch && !unmanned",
+    replace: "return !unmanned",
     test: journal,
     named: "a runner of an earlier epoch is refused",
   },

@@ -8,7 +8,12 @@ const replaced = (change: Partial<Rules>): Rules => ({ ...rules, ...change });
 const without = (order: keyof Rules["order"]): Rules => replaced({ order: { ...rules.order, [order]: false } });
 
 const fencing: Record<string, Rules> = {
-  "the epoch is not compared when a runner reports": replaced({ holdsLease: ({ state }) => state !== "ended" && state !== "dormant" }),
+  "the epoch is not compared when a runner reports": replaced({
+    holdsLease: ({ state }) => state !== "ended" && state !== "dormant" && state !== "requested",
+  }),
+  "a session that is to be brought back anew listens to the runner that could not": replaced({
+    holdsLease: ({ epoch, state }, of) => epoch === of && state !== "ended" && state !== "dormant",
+  }),
   "an ended or dormant session still listens to its runner": replaced({ holdsLease: ({ epoch }, of) => epoch === of }),
   "a recovery keeps the epoch": replaced({
     recovered: (row, now, ms) => ({ ...rules.recovered(row, now, ms), epoch: row.epoch }),
