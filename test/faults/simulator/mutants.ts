@@ -53,7 +53,6 @@ const turns: Record<string, Rules> = {
 };
 
 const waiting: Record<string, Rules> = {
-  "a call of a turn that is over is asked about": replaced({ isOfPastTurn: () => false }),
   "an answer that was kept counts twice": without("dropCarried"),
   "an answer that was kept counts for the next turn too": replaced({
     isAnswerTo: (kept, call) => rules.isAnswerTo({ ...kept, turn: call.turn }, call),
@@ -108,7 +107,6 @@ const lives: Record<string, Rules> = {
   "the sandbox of a dormant session is left": replaced({ nextStep: instead("clear", "wait") }),
   "an end that was asked for is not forced": replaced({ nextStep: instead("force_end", "wait") }),
   "a parked session is not woken by a prompt": replaced({ isWokenByPrompt: (row) => !rules.isParked(row) && rules.isWokenByPrompt(row) }),
-  "a parked session that waits for people is not woken by a prompt": replaced({ isWokenByPrompt: (row) => !rules.waitsForPeople(row) }),
   "who is asked for stays parked": replaced({ wakened: (row, now) => rules.wakened({ ...row, parked_at: null }, now) }),
   "an end that fails too often is parked": replaced({ setback: parkWhatever, nextStep: whenNotParked }),
   "who is parked is tried on and on": replaced({ nextStep: (observed, ms) => rules.nextStep({ ...observed, parked: false }, ms) }),
