@@ -24,8 +24,6 @@ export type OpenArchive = Head & {
 
 const mark = "carrel-snapshot-2\0";
 const markOfOnePart = "carrel-snapshot\0";
-/** What is read of an archive before it is known to have no head. */
-const markBytes = mark.length;
 const pieceBytes = 1 << 20;
 
 export function headOf({ past, locks, signs }: Head): Buffer {
@@ -58,7 +56,7 @@ function lengthOf(bytes: number): Buffer {
 
 export async function openArchive(plain: AsyncIterable<Buffer>): Promise<OpenArchive> {
   const bytes = createReader(plain[Symbol.asyncIterator]());
-  const start = (await bytes.peek(markBytes)).toString("latin1");
+  const start = (await bytes.peek(mark.length)).toString("latin1");
   if (start === mark) return { ...headFrom(await bytes.through("\0\0", mark.length)), first: partOf(bytes), second: lastOf(bytes) };
   const hasHead = start.startsWith(markOfOnePart);
   const head = hasHead ? headFrom(await bytes.through("\0\0", markOfOnePart.length)) : { past: [], locks: [] };

@@ -66,7 +66,8 @@ export async function unpack(
   // What the agent changes from now on is not what was packed.
   const listed = early && (await takeListing(early.first));
   if (early) await onFirst();
-  const isWanted = early ? (path: BytePath) => !comesFirst(roots, path) : () => true;
+  const isFirst = comesFirst(roots);
+  const isWanted = early ? (path: BytePath) => !isFirst(path) : () => true;
   let locks: readonly Lock[] = [];
   for (const archive of archives) locks = await apply(archive, isWanted, early ? ["second"] : ["first", "second"]);
   // Taken before something is locked, which then counts as changed: what is in it has to be looked at.
@@ -80,7 +81,7 @@ async function unpackFirst(archives: readonly ArchiveSource[], roots: Roots): Pr
   let signs: readonly BytePath[] | undefined;
   for (const archive of archives) {
     signs = await opened(archive, async (open) => {
-      if (open.signs) await write(open, (path) => comesFirst(roots, path), ["first"]);
+      if (open.signs) await write(open, comesFirst(roots), ["first"]);
       return open.signs;
     });
     if (!signs) break;
@@ -144,7 +145,7 @@ async function* plainOf(head: Buffer, parts: readonly Paths[], signal: AbortSign
 /** The entries of both parts, the first of which is empty where they may hang together. */
 function partsOf(roots: Roots, split: Split | undefined, changes: Changes | undefined): Paths[] {
   if (!changes?.present) return [split ? pathsOf(split.first) : [], pathsOf(split?.rest ?? roots)];
-  const isFirst = (path: BytePath): boolean => split !== undefined && comesFirst(roots, path);
+  const isFirst = split ? comesFirst(roots) : () => false;
   return [changes.present.filter(isFirst), changes.present.filter((path) => !isFirst(path))];
 }
 

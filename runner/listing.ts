@@ -95,9 +95,10 @@ export async function takeListing(roots: Pick<Roots, "directories" | "except">):
   return scale.isTooMuch() ? undefined : [Buffer.concat(pieces)];
 }
 
-/** Whether a path is among, or below, those that come first. */
-export function comesFirst({ first }: Pick<Roots, "first">, path: BytePath): boolean {
-  return first.map((one) => Buffer.from(one).toString("latin1")).some((one) => path === one || path.startsWith(`${one}/`));
+/** Tells whether a path is among, or below, those that come first. */
+export function comesFirst({ first }: Pick<Roots, "first">): (path: BytePath) => boolean {
+  const known = first.map((one) => Buffer.from(one).toString("latin1"));
+  return (path) => known.some((one) => path === one || path.startsWith(`${one}/`));
 }
 
 /** Both parts, as roots of their own, and the signs that are there. */
